@@ -1,0 +1,1 @@
+//! Topics and cluster, as an administrator sees them.

@@ -1,0 +1,179 @@
+//! Pooled byte chunks of one shard: what open and sealed batches are made of, and what the ring writes from.
+//!
+//! A [`Chunk`] is filled by one owner, frozen, and then shared by reference count within its shard until the kernel and
+//! the retry queue have both let go; dropping the last reference gives it back to its pool. Nothing here crosses threads.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+
+/// The sizes a pool keeps, in bytes. A request for more gets an exact, unpooled chunk.
+pub const CHUNK_SIZES: [usize; 3] = [4 << 10, 16 << 10, 64 << 10];
+
+/// A shard's pool of chunks, with a count of what is out.
+#[derive(Clone, Debug)]
+pub struct ChunkPool(Rc<RefCell<Shelves>>);
+
+#[derive(Debug)]
+struct Shelves {
+    free: [Vec<Box<[u8]>>; 3],
+    kept_bytes: usize,
+    keep_bytes_max: usize,
+    out_bytes: usize,
+}
+
+impl ChunkPool {
+    /// A pool that keeps at most `keep_bytes_max` bytes of free chunks for reuse; what comes back beyond that is freed.
+    pub fn new(keep_bytes_max: usize) -> Self {
+        let free = [Vec::new(), Vec::new(), Vec::new()];
+        Self(Rc::new(RefCell::new(Shelves { free, kept_bytes: 0, keep_bytes_max, out_bytes: 0 })))
+    }
+
+    /// An empty chunk with room for at least `size` bytes.
+    pub fn take(&self, size: usize) -> Chunk {
+        let mut shelves = self.0.borrow_mut();
+        let memory = match CHUNK_SIZES.iter().position(|kept| *kept >= size) {
+            Some(shelf) => match shelves.free[shelf].pop() {
+                Some(memory) => {
+                    shelves.kept_bytes -= memory.len();
+                    memory
+                }
+                None => vec![0; CHUNK_SIZES[shelf]].into_boxed_slice(),
+            },
+            None => vec![0; size].into_boxed_slice(),
+        };
+        shelves.out_bytes += memory.len();
+        Chunk { memory, len: 0, pool: Rc::downgrade(&self.0) }
+    }
+
+    /// Bytes of chunks that are out now, by capacity.
+    pub fn out_bytes(&self) -> usize {
+        self.0.borrow().out_bytes
+    }
+
+    /// Bytes of free chunks kept for reuse.
+    pub fn kept_bytes(&self) -> usize {
+        self.0.borrow().kept_bytes
+    }
+}
+
+/// A pooled piece of memory, filled from the front. Returns itself to its pool when dropped.
+#[derive(Debug)]
+pub struct Chunk {
+    memory: Box<[u8]>,
+    len: usize,
+    pool: Weak<RefCell<Shelves>>,
+}
+
+impl Chunk {
+    /// What was written so far.
+    pub fn filled(&self) -> &[u8] {
+        &self.memory[..self.len]
+    }
+
+    /// What was written so far, to patch in place.
+    pub fn filled_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[..self.len]
+    }
+
+    /// The room left behind what was written.
+    pub fn spare_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.len..]
+    }
+
+    /// Declares the first `count` bytes of [`Chunk::spare_mut`] written.
+    pub fn advance(&mut self, count: usize) {
+        assert!(count <= self.memory.len() - self.len, "advanced past the end of a chunk");
+        self.len += count;
+    }
+
+    /// Appends as much of `bytes` as fits and says how much that was.
+    pub fn put(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.memory.len() - self.len);
+        self.memory[self.len..self.len + count].copy_from_slice(&bytes[..count]);
+        self.len += count;
+        count
+    }
+
+    /// Room in all, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Forgets what was written.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let Some(pool) = self.pool.upgrade() else { return };
+        let memory = std::mem::take(&mut self.memory);
+        let mut shelves = pool.borrow_mut();
+        shelves.out_bytes -= memory.len();
+        let Some(shelf) = CHUNK_SIZES.iter().position(|kept| *kept == memory.len()) else { return };
+        if shelves.kept_bytes + memory.len() <= shelves.keep_bytes_max {
+            shelves.kept_bytes += memory.len();
+            shelves.free[shelf].push(memory);
+        }
+    }
+}
+
+/// A frozen part of a chunk, shared within its shard: what a vectored write is made of.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    chunk: Rc<Chunk>,
+    start: u32,
+    end: u32,
+}
+
+impl Piece {
+    /// All that was written to `chunk`.
+    pub fn whole(chunk: Chunk) -> Self {
+        let end = u32::try_from(chunk.len).unwrap_or(u32::MAX);
+        Self { chunk: Rc::new(chunk), start: 0, end }
+    }
+
+    /// The bytes; their address does not change while any clone lives.
+    pub fn bytes(&self) -> &[u8] {
+        &self.chunk.memory[self.start as usize..self.end as usize]
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_comes_back_when_the_last_piece_goes() {
+        let pool = ChunkPool::new(1 << 20);
+        let mut chunk = pool.take(5_000);
+        assert_eq!(chunk.capacity(), 16 << 10);
+        assert_eq!(chunk.put(b"abc"), 3);
+        let piece = Piece::whole(chunk);
+        let other = piece.clone();
+        drop(piece);
+        assert_eq!(other.bytes(), b"abc");
+        assert_eq!(pool.out_bytes(), 16 << 10);
+        drop(other);
+        assert_eq!((pool.out_bytes(), pool.kept_bytes()), (0, 16 << 10));
+    }
+
+    #[test]
+    fn a_pool_keeps_no_more_than_it_may() {
+        let pool = ChunkPool::new(4 << 10);
+        let (a, b) = (pool.take(1), pool.take(1));
+        drop((a, b));
+        assert_eq!(pool.kept_bytes(), 4 << 10);
+    }
+}

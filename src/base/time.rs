@@ -1,0 +1,68 @@
+//! Time as a value: nothing below the shards reads a clock, so tests run in virtual time.
+
+use std::time::Duration;
+
+/// A point of monotonic time, in nanoseconds since its clock's origin.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// The clock's origin.
+    pub const ZERO: Self = Self(0);
+    /// Later than anything that will happen.
+    pub const NEVER: Self = Self(u64::MAX);
+
+    /// From this point to `later`; zero when `later` is earlier.
+    pub fn until(self, later: Self) -> Duration {
+        Duration::from_nanos(later.0.saturating_sub(self.0))
+    }
+
+    /// From `earlier` to this point; zero when `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        earlier.until(self)
+    }
+
+    /// Whole milliseconds since the clock's origin.
+    pub fn as_millis(self) -> u64 {
+        self.0 / 1_000_000
+    }
+}
+
+impl std::ops::Add<Duration> for Time {
+    type Output = Self;
+    /// Saturates at [`Time::NEVER`].
+    fn add(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// One reading of both clocks, taken once per turn and passed down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Now {
+    /// Monotonic: deadlines, backoff, linger.
+    pub mono: Time,
+    /// Wall clock, milliseconds since 1970: record timestamps only.
+    pub wall_ms: i64,
+}
+
+/// Where a loop gets its time from: the system, or a simulation.
+pub trait Clock {
+    /// Reads both clocks.
+    fn now(&self) -> Now;
+}
+
+/// The system's clocks. All instances share one origin, so times compare across threads.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Now {
+        use std::sync::OnceLock;
+        use std::time::{Instant, SystemTime, UNIX_EPOCH};
+        static ORIGIN: OnceLock<Instant> = OnceLock::new();
+        let origin = *ORIGIN.get_or_init(Instant::now);
+        let mono = Time(u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { mono, wall_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX) }
+    }
+}

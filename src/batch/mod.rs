@@ -1,0 +1,1 @@
+//! Record batches: building, reading, compressing. Public and usable alone.

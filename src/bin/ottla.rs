@@ -1,0 +1,5 @@
+//! The `ottla` program.
+
+fn main() -> std::process::ExitCode {
+    ottla::cli::main()
+}

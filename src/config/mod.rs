@@ -1,0 +1,1 @@
+//! Settings as data: every key declared once with unit, default, range and meaning.

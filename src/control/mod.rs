@@ -1,0 +1,1 @@
+//! The control thread: metadata, producer ids; publishes snapshots.

@@ -1,0 +1,1 @@
+//! Assembly: start, pin, connect rooms, shut down.

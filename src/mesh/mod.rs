@@ -1,0 +1,1 @@
+//! Between cores: lanes, completions, commands, snapshots, the ownership table.

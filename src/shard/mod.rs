@@ -1,0 +1,1 @@
+//! One core: its loop, its links, its produce and fetch lanes.

@@ -1,0 +1,1 @@
+//! An embedded broker, a simulated network and clock, a fault proxy.

@@ -1,0 +1,1 @@
+//! Kafka's messages: bytes to values and back. Public and usable alone.
