@@ -10,10 +10,16 @@
 
 mod consumer;
 mod engine;
+#[cfg(feature = "config-files")]
+mod file;
+mod layers;
 mod producer;
+pub mod setting;
+pub mod table;
 
 pub use consumer::{AutoOffsetReset, ConsumerSettings, IsolationLevel};
 pub use engine::{BackendSetting, Cores, EngineSettings};
+pub use layers::{ConfigError, Layers, Source};
 pub use producer::{Acks, Compression, ProducerSettings};
 
 /// A setting, or a combination of settings, that cannot work.
