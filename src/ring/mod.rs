@@ -12,9 +12,21 @@
 //! completion and comes back in [`Events::sent`] or dies with [`Events::closed`]; `closed` comes exactly once per socket,
 //! after the kernel has let go of everything.
 
+mod any;
+pub mod epoll;
+mod outgoing;
+mod probe;
+mod settings;
+mod slots;
+mod socket;
+
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+pub use any::{AnyBackend, AnyWaker};
+pub use probe::{BackendChoice, Probe, probe};
+pub use settings::RingSettings;
 
 use crate::base::chunk::Piece;
 use crate::base::time::{Now, Time};
@@ -62,8 +74,8 @@ pub trait Events {
     fn data(&mut self, sock: Sock, bytes: &[u8]);
     /// All of a chain was written; the chain is given back so that its vector is reused.
     fn sent(&mut self, sock: Sock, chain: SendChain);
-    /// The socket is gone, for good: refused, reset, ended by the peer (`UnexpectedEof`), or closed by us. No buffer of it
-    /// is with the kernel any more. `unsent` is the chain that was not written completely, if there was one, and
+    /// The socket is gone, for good: refused, reset, ended by the peer (`UnexpectedEof`), or closed by us
+    /// (`ConnectionAborted`). No buffer of it is with the kernel any more. `unsent` is the chain that was not written completely, if there was one, and
     /// `written` how many bytes of it the kernel took.
     fn closed(&mut self, sock: Sock, why: io::Error, unsent: Option<SendChain>, written: usize);
 }
@@ -129,10 +141,12 @@ pub trait Backend {
     /// is not connected or closing.
     fn send(&mut self, sock: Sock, chain: SendChain) -> Result<(), SendChain>;
     /// Stops (false) or resumes (true) receiving on a socket, for flow control. Data already received may still come.
+    /// While it is stopped the peer's end of the connection may go unnoticed until it is resumed or a send fails.
     fn receive(&mut self, sock: Sock, on: bool);
-    /// Shuts the socket down, waits for the kernel to let go, closes it; [`Events::closed`] follows once.
+    /// Shuts the socket down, waits for the kernel to let go, closes it; [`Events::closed`] follows once. No data comes
+    /// after this call; a chain that the kernel took completely before is still reported by [`Events::sent`].
     fn close(&mut self, sock: Sock);
-    /// Submits what is pending, waits as told, and reports what happened.
+    /// Submits what is pending, waits as told, and reports what happened. May return early with nothing to report.
     fn turn(&mut self, wait: Wait, events: &mut dyn Events) -> io::Result<()>;
     /// Ends a wait of this backend from another thread. A wake before the wait counts.
     fn waker(&self) -> Self::Waker;
@@ -152,3 +166,8 @@ pub trait Wake: Clone + Send + Sync + 'static {
 
 /// How long draining may take when a backend is dropped before its memory is given up on purpose.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What [`Events::closed`] says of a socket that we closed.
+fn closed_by_us() -> io::Error {
+    io::ErrorKind::ConnectionAborted.into()
+}
