@@ -1,6 +1,8 @@
 //! The same behaviour from every backend, shown on real loopback sockets. `suite` is generic; the last lines of this file
 //! run all of it on epoll and on io_uring.
 
+#![allow(clippy::unwrap_used)] // a test's helpers are tests too
+
 mod ring_support;
 
 use std::io::{ErrorKind, Read, Write};
