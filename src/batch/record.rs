@@ -1,0 +1,329 @@
+//! One record of a v2 batch: its body as the lanes carry it, and the lazy, borrowed way to read records back.
+//!
+//! ```text
+//!  length │ attributes │ timestamp delta │ offset delta │ key length │ key │ value length │ value │ headers
+//!  └──────── written when the batch takes it ───────────┘ └──────────────── body (encode_body) ───────────┘
+//! ```
+
+use super::codec::TimestampType;
+use super::error::BadRecord;
+use super::legacy;
+use super::varint::{push_varint, read_varint, read_varlong, varint_len};
+
+/// Fewest bytes a v2 record takes: length, attributes, both deltas, null key, null value, no headers.
+pub(crate) const RECORD_BYTES_MIN: usize = 7;
+/// Fewest bytes a header takes: empty key, null value.
+const HEADER_FIELD_BYTES_MIN: usize = 2;
+
+fn len_of(bytes: Option<&[u8]>) -> usize {
+    match bytes {
+        Some(bytes) => varint_len(bytes.len() as i32) + bytes.len(),
+        None => 1,
+    }
+}
+
+/// Bytes that [`encode_body`] will append.
+pub fn body_len<'a>(
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
+) -> usize {
+    let mut count = 0i32;
+    let mut bytes = len_of(key) + len_of(value);
+    for (key, value) in headers {
+        count += 1;
+        bytes += len_of(Some(key.as_bytes())) + len_of(value);
+    }
+    bytes + varint_len(count)
+}
+
+/// Appends a record's body: from the key's length to the last header. Null key, null value and null header values are
+/// `None`. The iterator is walked twice: headers are counted first. Lengths must fit Kafka's 31 bits.
+pub fn encode_body<'a>(
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
+    out: &mut Vec<u8>,
+) {
+    push_bytes(key, out);
+    push_bytes(value, out);
+    push_varint(headers.clone().count() as i32, out);
+    for (key, value) in headers {
+        push_bytes(Some(key.as_bytes()), out);
+        push_bytes(value, out);
+    }
+}
+
+fn push_bytes(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
+    match bytes {
+        Some(bytes) => {
+            push_varint(bytes.len() as i32, out);
+            out.extend_from_slice(bytes);
+        }
+        None => out.push(1),
+    }
+}
+
+/// Reads a nullable byte string with a varint length.
+#[inline]
+fn read_bytes<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Option<&'a [u8]>, &'static str> {
+    let len = read_varint(bytes, at).map_err(|_| "bad varint")?;
+    if len < 0 {
+        return if len == -1 { Ok(None) } else { Err("negative length") };
+    }
+    let end = at.checked_add(len as usize).ok_or("length past the end")?;
+    let field = bytes.get(*at..end).ok_or("length past the end")?;
+    *at = end;
+    Ok(Some(field))
+}
+
+/// A record, borrowed from its batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordView<'a> {
+    /// The record's offset in its partition.
+    pub offset: i64,
+    /// Milliseconds since 1970; the batch's append time under `LogAppendTime`; -1 when there is none (v0).
+    pub timestamp: i64,
+    key: Option<&'a [u8]>,
+    value: Option<&'a [u8]>,
+    /// From the header count on; empty for v0/v1.
+    headers: &'a [u8],
+    /// From the key's length to the last header; empty for v0/v1.
+    body: &'a [u8],
+}
+
+impl<'a> RecordView<'a> {
+    /// The key; `None` for null.
+    #[inline]
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.key
+    }
+
+    /// The value; `None` for null, a tombstone in a compacted topic.
+    #[inline]
+    pub fn value(&self) -> Option<&'a [u8]> {
+        self.value
+    }
+
+    /// The headers in order, duplicates included, parsed as they are asked for.
+    #[inline]
+    pub fn headers(&self) -> Headers<'a> {
+        let mut at = 0;
+        let count = if self.headers.is_empty() { Ok(0) } else { read_varint(self.headers, &mut at) };
+        let bytes = self.headers.get(at..).unwrap_or_default();
+        match count {
+            // Checked against what is there, so that a size hint cannot make anybody reserve too much.
+            Ok(count) if count >= 0 && count as usize <= bytes.len() / HEADER_FIELD_BYTES_MIN => {
+                Headers { bytes, left: count as usize, after: self.offset - 1, failed: false }
+            }
+            _ => Headers { bytes: &[], left: 0, after: self.offset - 1, failed: true },
+        }
+    }
+
+    /// The record's body as [`encode_body`] writes it, to append it to another batch. Empty for v0/v1 records.
+    pub fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
+    pub(crate) fn legacy(offset: i64, timestamp: i64, key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> Self {
+        Self { offset, timestamp, key, value, headers: &[], body: &[] }
+    }
+}
+
+/// A record's header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HeaderView<'a> {
+    /// The key as bytes; Kafka says UTF-8, nobody checks.
+    pub key: &'a [u8],
+    /// The value; `None` for null.
+    pub value: Option<&'a [u8]>,
+}
+
+impl<'a> HeaderView<'a> {
+    /// The key as text.
+    pub fn key_str(&self) -> Result<&'a str, std::str::Utf8Error> {
+        std::str::from_utf8(self.key)
+    }
+}
+
+/// A record's headers. A malformed one is the last item, as an error.
+#[derive(Clone, Debug)]
+pub struct Headers<'a> {
+    bytes: &'a [u8],
+    left: usize,
+    after: i64,
+    failed: bool,
+}
+
+impl<'a> Headers<'a> {
+    /// Headers not yet read.
+    pub fn len(&self) -> usize {
+        self.left
+    }
+
+    /// Whether none are left to read.
+    pub fn is_empty(&self) -> bool {
+        self.left == 0
+    }
+
+    #[inline]
+    fn read(&mut self) -> Result<HeaderView<'a>, &'static str> {
+        let mut at = 0;
+        let key = read_bytes(self.bytes, &mut at)?.ok_or("null header key")?;
+        let value = read_bytes(self.bytes, &mut at)?;
+        self.bytes = &self.bytes[at..];
+        if self.left == 1 && !self.bytes.is_empty() {
+            return Err("bytes behind the last header");
+        }
+        Ok(HeaderView { key, value })
+    }
+}
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = Result<HeaderView<'a>, BadRecord>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            self.failed = false;
+            return Some(Err(BadRecord { after: self.after, what: "bad header count" }));
+        }
+        if self.left == 0 {
+            return None;
+        }
+        match self.read() {
+            Ok(header) => {
+                self.left -= 1;
+                Some(Ok(header))
+            }
+            Err(what) => {
+                self.left = 0;
+                Some(Err(BadRecord { after: self.after, what }))
+            }
+        }
+    }
+}
+
+/// What the header says about a batch's records; with their bytes it is enough to walk them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordsHead {
+    /// Offset that offset deltas count from.
+    pub base_offset: i64,
+    /// No record may have a larger offset.
+    pub last_offset: i64,
+    /// Timestamp that timestamp deltas count from.
+    pub base_timestamp: i64,
+    /// Every record's timestamp, under `LogAppendTime`.
+    pub append_time: Option<i64>,
+    /// Records in the batch, checked against the bytes.
+    pub count: i32,
+    /// 0, 1 or 2.
+    pub magic: i8,
+    /// Who set the timestamps.
+    pub timestamp_type: TimestampType,
+}
+
+/// The records of one batch, parsed one by one as they are asked for. A malformed record is the last item, as an error.
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    head: RecordsHead,
+    bytes: &'a [u8],
+    at: usize,
+    left: i32,
+    last: i64,
+}
+
+impl<'a> Records<'a> {
+    /// The records in `bytes`: what [`super::BatchView::open`] verified and decompressed.
+    #[inline]
+    pub fn new(head: RecordsHead, bytes: &'a [u8]) -> Self {
+        Self { head, bytes, at: 0, left: head.count, last: head.base_offset.wrapping_sub(1) }
+    }
+
+    /// Continues a walk that [`Records::mark`] interrupted.
+    #[inline]
+    pub fn resume(head: RecordsHead, bytes: &'a [u8], mark: Mark) -> Self {
+        Self { head, bytes, at: mark.at, left: mark.left, last: mark.last }
+    }
+
+    /// Where the walk stands.
+    #[inline]
+    pub fn mark(&self) -> Mark {
+        Mark { at: self.at, left: self.left, last: self.last }
+    }
+
+    /// Records not yet read, as the batch counts them.
+    #[inline]
+    pub fn remaining(&self) -> usize {
+        self.left as usize
+    }
+
+    #[inline]
+    fn read(&mut self) -> Result<RecordView<'a>, &'static str> {
+        if self.head.magic < 2 {
+            return legacy::read_inner(&self.head, self.bytes, &mut self.at);
+        }
+        let mut at = self.at;
+        let length = read_varint(self.bytes, &mut at).map_err(|_| "bad varint")?;
+        let end = usize::try_from(length).ok().and_then(|length| at.checked_add(length)).ok_or("negative length")?;
+        let record = self.bytes.get(..end).ok_or("length past the end")?;
+        // Attributes: no bit is defined.
+        at += 1;
+        let time_delta = read_varlong(record, &mut at).map_err(|_| "bad varint")?;
+        let offset_delta = read_varint(record, &mut at).map_err(|_| "bad varint")?;
+        let body_from = at;
+        let key = read_bytes(record, &mut at)?;
+        let value = read_bytes(record, &mut at)?;
+        let headers = record.get(at..).filter(|headers| !headers.is_empty()).ok_or("no header count")?;
+        let offset = self.head.base_offset.wrapping_add(i64::from(offset_delta));
+        if offset <= self.last || offset > self.head.last_offset {
+            return Err("offset out of order");
+        }
+        let timestamp = match self.head.append_time {
+            Some(time) => time,
+            None => self.head.base_timestamp.wrapping_add(time_delta),
+        };
+        self.at = end;
+        Ok(RecordView { offset, timestamp, key, value, headers, body: &record[body_from..] })
+    }
+}
+
+/// Where a walk over a batch's records stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mark {
+    at: usize,
+    left: i32,
+    last: i64,
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<RecordView<'a>, BadRecord>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left <= 0 {
+            // Bytes behind the last record are as wrong as a record that is missing.
+            if self.left == 0 && self.at < self.bytes.len() {
+                self.left = -1;
+                return Some(Err(BadRecord { after: self.last, what: "bytes behind the last record" }));
+            }
+            return None;
+        }
+        match self.read() {
+            Ok(record) => {
+                self.left -= 1;
+                self.last = record.offset;
+                Some(Ok(record))
+            }
+            Err(what) => {
+                self.left = -1;
+                Some(Err(BadRecord { after: self.last, what }))
+            }
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = usize::try_from(self.left).unwrap_or(0);
+        (0, Some(left + 1))
+    }
+}
