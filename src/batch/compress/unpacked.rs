@@ -107,8 +107,7 @@ mod tests {
     fn growth_stops_at_the_limit() {
         let mut out = Unpacked::new();
         out.limit(100_000);
-        loop {
-            let Ok((_, room)) = out.room(1 << 20) else { break };
+        while let Ok((_, room)) = out.room(1 << 20) {
             assert!(room.len() <= 100_000 + SLACK_BYTES);
             let step = room.len().min(30_000);
             if out.advance(step).is_err() {
