@@ -5,7 +5,11 @@
 //! ```
 //! Never: reads a clock on its own (callers pass [`time::Now`]), hashes with a random seed, knows what a broker is.
 
+pub mod backoff;
 pub mod chunk;
+pub mod hash;
 pub mod ids;
 pub mod rng;
+pub mod stream;
+pub mod sync;
 pub mod time;

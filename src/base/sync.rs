@@ -1,0 +1,299 @@
+//! Threads' primitives: the standard library's, or loom's when a model is being checked (`--cfg loom`).
+//!
+//! Only [`super::stream`] and `mesh` are built on these; everything above talks through them. Values that users share keep
+//! `std::sync::Arc`, so that the rest of the crate compiles unchanged under loom.
+//!
+//! Waiting has one form: a *pollable core* takes a [`Context`] and registers its waker. [`park_until`] turns any such core
+//! into a blocking call; a future calls the same core; a simulated application is polled by the simulator.
+
+use std::task::{Context, Poll, Waker};
+
+use super::time::{Clock, Time};
+
+#[cfg(not(loom))]
+pub use std::sync::{Condvar, Mutex, MutexGuard};
+#[cfg(not(loom))]
+pub use std::thread;
+
+#[cfg(loom)]
+pub use loom::sync::{Condvar, Mutex, MutexGuard};
+#[cfg(loom)]
+pub use loom::thread;
+
+/// Atomics and fences, std's or loom's.
+pub mod atomic {
+    #[cfg(loom)]
+    pub use loom::sync::atomic::*;
+    #[cfg(not(loom))]
+    pub use std::sync::atomic::*;
+}
+
+/// The counted pointer behind shared state inside `base` and `mesh`: loom's under loom, so that drops are modelled too.
+#[cfg(loom)]
+pub use loom::sync::Arc;
+/// The counted pointer behind shared state inside `base` and `mesh`: loom's under loom, so that drops are modelled too.
+#[cfg(not(loom))]
+pub use std::sync::Arc;
+
+use atomic::{AtomicBool, Ordering, fence};
+
+/// Locks, whether or not a holder panicked: our critical sections leave their data whole at every step.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Orders what this thread stored before against what it loads after: one half of every "push, then look whether the other
+/// side sleeps". Where the store was a `SeqCst` read-modify-write and the load is `SeqCst` this adds nothing, so it is only
+/// spelled out for loom, which treats `SeqCst` accesses as acquire-release.
+#[inline]
+pub fn store_load_barrier() {
+    #[cfg(loom)]
+    fence(Ordering::SeqCst);
+}
+
+/// Keeps what one core writes often away from what another core reads often (two lines: the prefetcher takes pairs).
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Padded<T>(pub T);
+
+impl<T> std::ops::Deref for Padded<T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// One thread's place to sleep. A notice given before the sleep is not lost.
+#[derive(Debug)]
+struct Parker {
+    notified: Mutex<bool>,
+    condvar: Condvar,
+}
+
+impl Parker {
+    fn new() -> std::sync::Arc<Self> {
+        std::sync::Arc::new(Self { notified: Mutex::new(false), condvar: Condvar::new() })
+    }
+
+    /// Sleeps until notified or `timeout` passed; takes the notice.
+    fn park(&self, timeout: Option<std::time::Duration>) {
+        let mut notified = lock(&self.notified);
+        if !*notified {
+            notified = match timeout {
+                None => self.condvar.wait(notified).unwrap_or_else(std::sync::PoisonError::into_inner),
+                Some(timeout) => match self.condvar.wait_timeout(notified, timeout) {
+                    Ok((guard, _)) => guard,
+                    Err(poisoned) => poisoned.into_inner().0,
+                },
+            };
+        }
+        *notified = false;
+    }
+}
+
+impl std::task::Wake for Parker {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &std::sync::Arc<Self>) {
+        *lock(&self.notified) = true;
+        self.condvar.notify_one();
+    }
+}
+
+#[cfg(not(loom))]
+mod cached {
+    use super::{Parker, Waker};
+    use std::cell::Cell;
+    use std::sync::Arc;
+    thread_local! {
+        // Taken while in use: a wait inside a callback inside a wait must not eat the outer one's notice.
+        static PARKER: Cell<Option<(Arc<Parker>, Waker)>> = const { Cell::new(None) };
+    }
+    pub(super) fn take() -> (Arc<Parker>, Waker) {
+        PARKER.try_with(Cell::take).ok().flatten().unwrap_or_else(|| {
+            let parker = Parker::new();
+            (parker.clone(), Waker::from(parker))
+        })
+    }
+    pub(super) fn put_back(pair: (Arc<Parker>, Waker)) {
+        // A thread that is ending has no place for it any more.
+        let _ = PARKER.try_with(|cell| cell.set(Some(pair)));
+    }
+}
+#[cfg(loom)]
+mod cached {
+    use super::{Parker, Waker};
+    use std::sync::Arc;
+    pub(super) fn take() -> (Arc<Parker>, Waker) {
+        let parker = Parker::new();
+        (parker.clone(), Waker::from(parker))
+    }
+    pub(super) fn put_back(_: (Arc<Parker>, Waker)) {}
+}
+
+/// Blocks this thread until `poll` is ready, or until `deadline` ([`Time::NEVER`] waits forever). `None` means that the
+/// time was up: `poll` was asked once more after the deadline, so an answer that came in time is never dropped.
+pub fn park_until<T>(
+    deadline: Time,
+    clock: &impl Clock,
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Option<T> {
+    let (parker, waker) = cached::take();
+    let mut context = Context::from_waker(&waker);
+    let answer = loop {
+        // The clock is read before the poll: late enough means that the poll after it was the last one owed.
+        let now = if deadline == Time::NEVER { Time::ZERO } else { clock.now().mono };
+        if let Poll::Ready(answer) = poll(&mut context) {
+            break Some(answer);
+        }
+        if deadline == Time::NEVER {
+            parker.park(None);
+        } else if now >= deadline {
+            break None;
+        } else {
+            parker.park(Some(now.until(deadline)));
+        }
+    };
+    cached::put_back((parker, waker));
+    answer
+}
+
+/// Who waits for one thing to change. Registering takes a lock; a change costs one load while nobody waits.
+///
+/// The protocol on both sides, without which a wake could be lost:
+/// - waiting: [`Waiters::register`], *then* look at the condition again, and only then return `Pending`;
+/// - changing: change the condition by a `SeqCst` operation (or call `fence(SeqCst)` after), *then* [`Waiters::wake_all`].
+#[derive(Debug, Default)]
+pub struct Waiters {
+    armed: AtomicBool,
+    wakers: Mutex<Vec<Waker>>,
+}
+
+impl Waiters {
+    /// Nobody waits.
+    pub fn new() -> Self {
+        Self { armed: AtomicBool::new(false), wakers: Mutex::new(Vec::new()) }
+    }
+
+    /// Adds a waker, once. The caller looks at its condition again afterwards.
+    pub fn register(&self, waker: &Waker) {
+        let mut wakers = lock(&self.wakers);
+        if !wakers.iter().any(|known| known.will_wake(waker)) {
+            wakers.push(waker.clone());
+        }
+        self.armed.store(true, Ordering::SeqCst);
+        drop(wakers);
+        // Orders the store against the caller's second look, whatever ordering that look uses.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether somebody may wait: one load.
+    #[inline]
+    pub fn is_armed(&self) -> bool {
+        self.armed.load(Ordering::SeqCst)
+    }
+
+    /// Wakes all that registered. Wakers run outside the lock.
+    #[inline]
+    pub fn wake_all(&self) {
+        if self.is_armed() {
+            self.wake_all_slow();
+        }
+    }
+
+    #[cold]
+    fn wake_all_slow(&self) {
+        let woken = {
+            let mut wakers = lock(&self.wakers);
+            self.armed.store(false, Ordering::SeqCst);
+            std::mem::take(&mut *wakers)
+        };
+        for waker in woken {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::base::time::SystemClock;
+    use std::time::Duration;
+
+    #[test]
+    fn park_until_returns_what_came_and_none_when_late() {
+        let clock = SystemClock;
+        let soon = clock.now().mono + Duration::from_millis(5);
+        assert_eq!(park_until::<()>(soon, &clock, |_| Poll::Pending), None);
+        assert!(clock.now().mono >= soon);
+        assert_eq!(park_until(Time::ZERO, &clock, |_| Poll::Ready(3)), Some(3));
+    }
+
+    #[test]
+    fn a_wait_inside_a_wait_does_not_eat_the_outer_notice() {
+        let clock = SystemClock;
+        let mut polls = 0;
+        let answer = park_until(clock.now().mono + Duration::from_secs(20), &clock, |outer| {
+            polls += 1;
+            if polls == 1 {
+                outer.waker().wake_by_ref();
+                let soon = clock.now().mono + Duration::from_millis(1);
+                assert_eq!(park_until::<()>(soon, &clock, |_| Poll::Pending), None);
+                return Poll::Pending;
+            }
+            Poll::Ready(polls)
+        });
+        assert_eq!(answer, Some(2));
+    }
+
+    #[test]
+    fn waiters_are_woken_once_and_deduplicated() {
+        struct Count(std::sync::atomic::AtomicU32);
+        impl std::task::Wake for Count {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let count = std::sync::Arc::new(Count(0.into()));
+        let waker = Waker::from(count.clone());
+        let waiters = Waiters::new();
+        waiters.wake_all();
+        waiters.register(&waker);
+        waiters.register(&waker);
+        waiters.wake_all();
+        waiters.wake_all();
+        assert_eq!(count.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::atomic::AtomicU32;
+    use super::*;
+    use crate::base::time::SystemClock;
+
+    #[test]
+    fn loom_a_change_is_never_missed_by_a_waiter() {
+        loom::model(|| {
+            let shared = Arc::new((AtomicU32::new(0), Waiters::new()));
+            let other = shared.clone();
+            let changer = thread::spawn(move || {
+                other.0.store(1, Ordering::Release);
+                fence(Ordering::SeqCst);
+                other.1.wake_all();
+            });
+            let seen = park_until(Time::NEVER, &SystemClock, |context| {
+                if shared.0.load(Ordering::Acquire) == 1 {
+                    return Poll::Ready(1);
+                }
+                shared.1.register(context.waker());
+                if shared.0.load(Ordering::Acquire) == 1 { Poll::Ready(1) } else { Poll::Pending }
+            });
+            assert_eq!(seen, Some(1));
+            changer.join().unwrap();
+        });
+    }
+}
