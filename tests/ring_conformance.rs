@@ -599,4 +599,5 @@ macro_rules! conformance {
 
 conformance! {
     epoll: |settings| ottla::ring::epoll::EpollBackend::new(settings).unwrap();
+    io_uring: |settings| ottla::ring::uring::UringBackend::new(settings).unwrap();
 }

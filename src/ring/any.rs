@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::epoll::{EpollBackend, EpollWaker};
+use super::uring::{UringBackend, UringWaker};
 use super::{
     Backend, BackendKind, BackendStats, Events, Probe, RingSettings, SendChain, Sock, SocketOptions, Wait, Wake,
 };
@@ -14,6 +15,8 @@ use crate::base::time::Now;
 pub enum AnyBackend {
     /// Readiness.
     Epoll(EpollBackend),
+    /// Completions.
+    IoUring(UringBackend),
 }
 
 /// Forwards to the implementation inside.
@@ -21,6 +24,7 @@ macro_rules! each {
     ($self:expr, $inner:ident => $call:expr) => {
         match $self {
             Self::Epoll($inner) => $call,
+            Self::IoUring($inner) => $call,
         }
     };
 }
@@ -30,7 +34,9 @@ impl AnyBackend {
     pub fn new(probe: &Probe, settings: &RingSettings) -> io::Result<Self> {
         match probe.kind {
             BackendKind::Epoll => EpollBackend::new(settings).map(Self::Epoll),
-            BackendKind::IoUring | BackendKind::Sim => Err(io::ErrorKind::Unsupported.into()),
+            BackendKind::IoUring => UringBackend::new(settings).map(Self::IoUring),
+            // The simulator is made by its world, never by a probe.
+            BackendKind::Sim => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }
@@ -61,6 +67,7 @@ impl Backend for AnyBackend {
     fn waker(&self) -> AnyWaker {
         match self {
             Self::Epoll(inner) => AnyWaker::Epoll(inner.waker()),
+            Self::IoUring(inner) => AnyWaker::IoUring(inner.waker()),
         }
     }
 
@@ -82,6 +89,8 @@ impl Backend for AnyBackend {
 pub enum AnyWaker {
     /// Of an [`EpollBackend`].
     Epoll(EpollWaker),
+    /// Of a [`UringBackend`].
+    IoUring(UringWaker),
 }
 
 impl Wake for AnyWaker {

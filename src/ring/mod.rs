@@ -19,13 +19,14 @@ mod probe;
 mod settings;
 mod slots;
 mod socket;
+pub mod uring;
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use any::{AnyBackend, AnyWaker};
-pub use probe::{BackendChoice, Probe, probe};
+pub use probe::{BackendChoice, Probe, probe, probe_for};
 pub use settings::RingSettings;
 
 use crate::base::chunk::Piece;

@@ -61,6 +61,11 @@ impl<T> Slots<T> {
         Some(value)
     }
 
+    /// All values, to end them.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().filter_map(|entry| entry.value.as_mut())
+    }
+
     /// How many values there are.
     pub fn len(&self) -> usize {
         self.entries.len() - self.free.len()
