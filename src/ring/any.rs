@@ -12,6 +12,10 @@ use crate::base::time::Now;
 
 /// The backend that [`super::probe`] chose.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per thread, never moved; a box would be a pointer to chase per call"
+)]
 pub enum AnyBackend {
     /// Readiness.
     Epoll(EpollBackend),

@@ -350,13 +350,14 @@ impl UringBackend {
         let mut bytes = 0;
         if let Some(index) = cqueue::buffer_select(flags) {
             let open = socket.as_ref().is_some_and(|socket| matches!(socket.phase, Phase::Open));
-            if open && result > 0 {
-                if let Some(received) = buffers.bytes(index, result as usize) {
-                    bytes = received.len();
-                    stats.received_bytes += bytes as u64;
-                    *reported += 1;
-                    events.data(sock, received);
-                }
+            if open
+                && result > 0
+                && let Some(received) = buffers.bytes(index, result as usize)
+            {
+                bytes = received.len();
+                stats.received_bytes += bytes as u64;
+                *reported += 1;
+                events.data(sock, received);
             }
             buffers.give_back(index);
         }
