@@ -134,6 +134,13 @@ impl Piece {
         Self { chunk: Rc::new(chunk), start: 0, end }
     }
 
+    /// The bytes from `start` to `end` of this piece, sharing its memory. Both must be in range.
+    pub fn slice(&self, start: usize, end: usize) -> Self {
+        assert!(start <= end && end <= self.len(), "sliced past the end of a piece");
+        // Both fit: they are at most `self.len()`, itself a difference of two u32.
+        Self { chunk: Rc::clone(&self.chunk), start: self.start + start as u32, end: self.start + end as u32 }
+    }
+
     /// The bytes; their address does not change while any clone lives.
     pub fn bytes(&self) -> &[u8] {
         &self.chunk.memory[self.start as usize..self.end as usize]
@@ -167,6 +174,15 @@ mod tests {
         assert_eq!(pool.out_bytes(), 16 << 10);
         drop(other);
         assert_eq!((pool.out_bytes(), pool.kept_bytes()), (0, 16 << 10));
+    }
+
+    #[test]
+    fn slices_share_their_piece() {
+        let mut chunk = ChunkPool::new(0).take(1);
+        chunk.put(b"abcdef");
+        let piece = Piece::whole(chunk);
+        let slice = piece.slice(1, 5);
+        assert_eq!((slice.bytes(), slice.slice(1, 3).bytes(), slice.slice(4, 4).len()), (&b"bcde"[..], &b"cd"[..], 0));
     }
 
     #[test]
