@@ -91,13 +91,7 @@ impl Cluster {
 
     /// A broker's own word on who leads a partition (KIP-951), for a topic under `topic_id` if that is known. False when it
     /// is not newer than what is known: nothing changes.
-    pub fn on_leader_hint(
-        &mut self,
-        tp: Tp,
-        leader: BrokerId,
-        epoch: i32,
-        endpoint: Option<(&str, u16)>,
-    ) -> Change {
+    pub fn on_leader_hint(&mut self, tp: Tp, leader: BrokerId, epoch: i32, endpoint: Option<(&str, u16)>) -> Change {
         let mut change = Change::default();
         // Equal epochs have equal leaders; a lower one is old news, and -1 is no news at all.
         let known = self.current.partition(tp).map_or(i32::MAX, |partition| partition.leader_epoch);

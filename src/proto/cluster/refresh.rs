@@ -152,9 +152,11 @@ impl Refresh {
 
     /// When [`Refresh::next`] will have a question.
     pub fn next_deadline(&self) -> Time {
-        let soonest = if self.urgent || !self.wanted.is_empty() { self.not_before } else { self.due.max(self.not_before) };
+        let soonest =
+            if self.urgent || !self.wanted.is_empty() { self.not_before } else { self.due.max(self.not_before) };
         match &self.asking {
-            Some((_, since, _)) => soonest.max(*since + self.settings.hedge),
+            // An overdue question is asked again by itself, and no other comes before that.
+            Some((_, since, _)) => *since + self.settings.hedge,
             None => soonest,
         }
     }

@@ -1,9 +1,9 @@
 //! The connection against scripted bytes, in virtual time.
 
 use super::*;
+use crate::wire::VersionRange;
 use crate::wire::messages::api_versions::response::{ApiVersion, SupportedFeatureKey};
 use crate::wire::messages::{MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse};
-use crate::wire::VersionRange;
 
 #[derive(Default, Debug)]
 struct Heard {
@@ -115,8 +115,7 @@ fn metadata_head() -> Vec<u8> {
 
 fn submit(connection: &mut Connection, now: Time, tag: u64, reply: ReplyMode) -> Result<(), RefusedWhy> {
     let head = metadata_head();
-    let call =
-        Call { tag, api: ApiKey::Metadata, version: 9, head: &head, inserts: Vec::new(), timeout: None, reply };
+    let call = Call { tag, api: ApiKey::Metadata, version: 9, head: &head, inserts: Vec::new(), timeout: None, reply };
     connection.submit(now, call).map_err(|refused| refused.why)
 }
 
@@ -134,13 +133,11 @@ fn the_handshake_names_our_software_and_reads_features() {
     assert!(text.contains("ottla") && text.contains(env!("CARGO_PKG_VERSION")) && text.contains("tester"));
     let mut answer = versions_answer(ErrorCode::None);
     answer.supported_features.push(SupportedFeatureKey { name: "x".into(), max_version: 3, ..Default::default() });
-    answer.finalized_features.push(
-        crate::wire::messages::api_versions::response::FinalizedFeatureKey {
-            name: "transaction.version".into(),
-            max_version_level: 2,
-            ..Default::default()
-        },
-    );
+    answer.finalized_features.push(crate::wire::messages::api_versions::response::FinalizedFeatureKey {
+        name: "transaction.version".into(),
+        max_version_level: 2,
+        ..Default::default()
+    });
     connection.on_received(at(2), &reply_frame(highest(), 0, &answer), &mut heard);
     let versions = connection.versions().unwrap();
     assert_eq!(versions.feature("transaction.version"), 2);
@@ -304,10 +301,7 @@ fn d4_85_a_wrong_correlation_id_kills_the_connection() {
     written(&mut connection, at(1));
     connection.on_sent(at(1), &mut heard);
     connection.on_received(at(2), &reply_frame(9, 2, &MetadataResponse::default()), &mut heard);
-    assert_eq!(
-        connection.wants_close(),
-        Some(&Cause::Peer(PeerMisbehaved::Correlation { expected: 1, got: 2 }))
-    );
+    assert_eq!(connection.wants_close(), Some(&Cause::Peer(PeerMisbehaved::Correlation { expected: 1, got: 2 })));
     assert!(heard.replies.is_empty());
     connection.on_closed(&reset(), 0, &mut heard);
     assert!(heard.failed.iter().all(|(_, written, _)| *written == Written::Maybe) && heard.failed.len() == 2);
@@ -328,7 +322,7 @@ fn d4_85_a_bad_length_kills_the_connection_before_anything_is_allocated() {
     let (mut connection, mut heard) = ready();
     submit(&mut connection, at(1), 1, ReplyMode::Whole).unwrap();
     written(&mut connection, at(1));
-    connection.on_received(at(2), &[&(1 << 20_i32).to_be_bytes()[..], &[0, 0, 0, 1], &[0; 100]].concat(), &mut heard);
+    connection.on_received(at(2), &[&(1i32 << 20).to_be_bytes()[..], &[0, 0, 0, 1], &[0; 100]].concat(), &mut heard);
     assert!(connection.wants_close().is_none() && connection.partial.capacity() < 1024);
 }
 
