@@ -140,7 +140,7 @@ impl Refresh {
 
     /// A question failed or could not be sent: its topics are asked for again after the backoff.
     pub fn on_failed(&mut self, now: Time, number: u64, rng: &mut Rng) {
-        if !self.asking.as_ref().is_some_and(|(asking, ..)| *asking == number) {
+        if self.asking.as_ref().is_none_or(|(asking, ..)| *asking != number) {
             return;
         }
         if let Some((_, _, topics)) = self.asking.take() {

@@ -229,8 +229,6 @@ impl Connection {
     }
 
     /// Accepts a call, or gives it back. It goes out with the next write.
-    // The refusal carries the call's pieces back; boxing it would allocate where nothing else does.
-    #[expect(clippy::result_large_err)]
     pub fn submit<'a>(&mut self, now: Time, mut call: Call<'a>) -> Result<(), Refused<'a>> {
         if !matches!(self.phase, Phase::Ready { .. }) {
             return Err(Refused { call, why: RefusedWhy::NotReady });
