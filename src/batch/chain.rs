@@ -37,6 +37,7 @@ impl Chain {
     }
 
     /// Unwritten memory, at least one byte; [`Chain::advance`] says how much of it was used.
+    #[cfg_attr(not(any(feature = "gzip", feature = "zstd")), allow(dead_code))]
     pub(crate) fn spare(&mut self, pool: &ChunkPool) -> &mut [u8] {
         if self.open.as_ref().is_none_or(|open| open.filled().len() == open.capacity()) {
             return self.grow(pool).spare_mut();
@@ -45,6 +46,7 @@ impl Chain {
     }
 
     /// Declares the first `count` bytes of [`Chain::spare`] written.
+    #[cfg_attr(not(any(feature = "gzip", feature = "zstd")), allow(dead_code))]
     pub(crate) fn advance(&mut self, count: usize) {
         if let Some(open) = &mut self.open {
             open.advance(count);
