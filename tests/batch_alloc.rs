@@ -1,5 +1,7 @@
 //! The hot path does not allocate: appending and reading records, counted by the allocator.
 
+#![allow(clippy::unwrap_used)]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 

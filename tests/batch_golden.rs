@@ -3,6 +3,8 @@
 //!
 //! With `OTTLA_JAVA_CLASSPATH` (compiled Batches.java and the client's jars) Java reads what we build, too.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::io::Write;
 
