@@ -30,6 +30,41 @@ impl fmt::Display for Uuid {
     }
 }
 
+/// Text that is not a UUID in Kafka's form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a UUID: 22 characters of URL-safe base64 expected")]
+pub struct UuidError;
+
+/// Reads Kafka's text form.
+impl std::str::FromStr for Uuid {
+    type Err = UuidError;
+
+    fn from_str(text: &str) -> Result<Self, UuidError> {
+        let mut bits = 0u128;
+        let letters = text.as_bytes();
+        if letters.len() != 22 {
+            return Err(UuidError);
+        }
+        for (i, letter) in letters.iter().enumerate() {
+            let sextet = match letter {
+                b'A'..=b'Z' => letter - b'A',
+                b'a'..=b'z' => letter - b'a' + 26,
+                b'0'..=b'9' => letter - b'0' + 52,
+                b'-' => 62,
+                b'_' => 63,
+                _ => return Err(UuidError),
+            };
+            // The last letter carries two bits, and four that must be zero.
+            bits = match (i, sextet & 15) {
+                (21, 0) => bits << 2 | u128::from(sextet >> 4),
+                (21, _) => return Err(UuidError),
+                _ => bits << 6 | u128::from(sextet),
+            };
+        }
+        Ok(Self(bits.to_be_bytes()))
+    }
+}
+
 impl fmt::Debug for Uuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -72,6 +107,18 @@ pub struct BrokerId(pub i32);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn uuid_reads_what_it_prints() {
+        for id in [Uuid::ZERO, Uuid([0xff; 16]), Uuid([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16])] {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        for wrong in
+            ["", "AAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAB", "AAAAAAAAAAAAAAAAAAAAA=", "_____________________+"]
+        {
+            assert_eq!(wrong.parse::<Uuid>(), Err(UuidError));
+        }
+    }
 
     #[test]
     fn uuid_prints_as_kafka_prints_it() {

@@ -92,6 +92,34 @@ pub trait Message: Struct {
         reader.finish()?;
         Ok(message)
     }
+
+    /// The JSON form at `version`, as Kafka's converters have it; record sets by their size.
+    #[cfg(feature = "json")]
+    fn to_json(&self, version: i16) -> Result<serde_json::Value, EncodeError> {
+        self.to_json_with(version, super::json::Records::Size)
+    }
+
+    /// The JSON form at `version`, with record sets as asked.
+    #[cfg(feature = "json")]
+    fn to_json_with(&self, version: i16, records: super::json::Records) -> Result<serde_json::Value, EncodeError> {
+        if !Self::VERSIONS.contains(version) {
+            let kind = EncodeErrorKind::Version;
+            return Err(EncodeError { message: Self::NAME, version, field: "", kind });
+        }
+        JsonField::write_json(self, super::json::Context { message: Self::NAME, version, records })
+    }
+
+    /// The message that `json` is the form of at `version`. Fields of other versions and unknown names are ignored,
+    /// tagged fields may be missing.
+    #[cfg(feature = "json")]
+    fn from_json(version: i16, json: &serde_json::Value) -> Result<Self, DecodeError> {
+        if !Self::VERSIONS.contains(version) {
+            let kind = DecodeErrorKind::Version;
+            return Err(DecodeError { message: Self::NAME, version, field: "", at: 0, kind });
+        }
+        let context = super::json::Context { message: Self::NAME, version, records: Default::default() };
+        <Self as JsonField>::read_json(context, "", json)
+    }
 }
 
 /// What generated files use.
@@ -235,8 +263,13 @@ pub trait Field: Sized + JsonField {
     fn read_from(input: &mut Reader<'_>) -> Result<Self, DecodeError>;
 }
 
+#[cfg(feature = "json")]
+pub use super::json::JsonField;
+
 /// Without feature `json` every type qualifies.
+#[cfg(not(feature = "json"))]
 pub trait JsonField {}
+#[cfg(not(feature = "json"))]
 impl<T> JsonField for T {}
 
 /// The primitive types of fixed size.

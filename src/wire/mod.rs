@@ -15,10 +15,14 @@
 //! * Decoding never panics; every proper prefix of a message is an error.
 //! * What Kafka's Java classes write is what we write, byte for byte, and the other way round (`tests/wire_golden.rs`).
 
+#[cfg(feature = "json")]
+pub mod any;
 pub mod api_key;
 pub mod error;
 pub mod error_code;
 pub mod frame;
+#[cfg(feature = "json")]
+pub mod json;
 pub mod message;
 pub mod messages;
 mod reader;

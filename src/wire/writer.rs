@@ -24,6 +24,14 @@ pub struct OpenTags<'t> {
     unknown_last: Option<u32>,
 }
 
+#[cfg(feature = "json")]
+impl<'t> OpenTags<'t> {
+    /// A section that is not written as bytes.
+    pub(crate) fn nowhere(unknown: &'t [RawTag]) -> Self {
+        Self { at: 0, count: 0, unknown, unknown_last: None }
+    }
+}
+
 impl<'a> Writer<'a> {
     /// Appends to `out`.
     pub fn new(out: &'a mut Vec<u8>) -> Self {

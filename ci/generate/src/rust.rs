@@ -745,7 +745,7 @@ fn print_each(files: &[(String, Vec<Message>)], apis: &[(i16, &Message)]) -> Str
     code.line("//!");
     code.line(format!("//! {}", generated("*")));
     code.line("\n// Only the JSON form dispatches at run time; everything else knows its types.");
-    code.line("#![cfg(feature = \"json\")]\n#![allow(dead_code)]\n");
+    code.line("#![cfg(feature = \"json\")]\n");
     code.line("use super::*;\nuse crate::wire::{ApiKey, Message};\n");
     code.line("/// What to do with a message's type.\npub(crate) trait Visitor {\n/// What comes out.\ntype Out;");
     code.line("/// Does it.\nfn visit<M: Message>(self) -> Self::Out;\n}\n");

@@ -4,7 +4,6 @@
 
 // Only the JSON form dispatches at run time; everything else knows its types.
 #![cfg(feature = "json")]
-#![allow(dead_code)]
 
 use super::*;
 use crate::wire::{ApiKey, Message};
