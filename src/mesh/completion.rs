@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::task::{Context, Poll};
 
-use super::gate::{Gate, Medium};
+use crate::base::gate::{Gate, Medium};
 use crate::base::sync::atomic::{AtomicBool, Ordering, fence};
 use crate::base::sync::{Arc, Mutex, Waiters, lock};
 

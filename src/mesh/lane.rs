@@ -3,7 +3,7 @@
 
 use std::task::{Context, Poll};
 
-use super::gate::{Gate, Medium};
+use crate::base::gate::{Gate, Medium};
 use crate::base::ids::LaneId;
 use crate::base::stream::{ReserveError, StreamReader, StreamSettings, StreamWriter, stream};
 use crate::base::sync::{Arc, Waiters};
@@ -166,10 +166,10 @@ impl Drop for LaneReader {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::base::gate::tests::Drizzle;
     use crate::base::rng::Rng;
     use crate::base::sync::park_until;
     use crate::base::time::{Clock, SystemClock};
-    use crate::mesh::gate::tests::Drizzle;
     use std::time::Duration;
 
     fn put(writer: &mut LaneWriter, number: u64) {

@@ -4,8 +4,8 @@
 
 use std::fmt;
 
-use super::gate::{Gate, Medium};
 use super::sleep::Doorbell;
+use crate::base::gate::{Gate, Medium};
 use crate::base::sync::atomic::{Ordering, fence};
 
 /// Makes a mailbox of the thread that `doorbell` wakes and whose medium `medium` is.
@@ -80,8 +80,8 @@ impl<T> fmt::Debug for MailboxReceiver<T> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::base::gate::tests::Drizzle;
     use crate::base::time::Time;
-    use crate::mesh::gate::tests::Drizzle;
     use crate::mesh::sleep::sleeper;
 
     #[test]

@@ -9,7 +9,7 @@
 //!   Budget (buffer.memory)  OwnershipTable (partition → shard)  Mailbox (commands, events)  Event, promise
 //! ```
 //! Built on [`crate::base::sync`] (std | loom). A [`Medium`] says what lies between the threads: nothing, or in the
-//! simulator a seeded delay, drawn when a reader first looks, FIFO per queue ([`gate`]).
+//! simulator a seeded delay, drawn when a reader first looks, FIFO per queue ([`crate::base::gate`]).
 //!
 //! Never: a lock or an allocation per record, an unbounded queue of records, a callback under a lock, a random hash seed.
 //!
@@ -23,17 +23,16 @@ pub mod command;
 pub mod completion;
 pub mod entry;
 pub mod event;
-pub mod gate;
 pub mod lane;
 pub mod mailbox;
 pub mod ownership;
 pub mod sleep;
 pub mod snapshot;
 
+pub use crate::base::gate::{Gate, Medium, Weather};
 pub use budget::{Budget, BudgetError, Credit};
 pub use completion::{CompletionReader, CompletionWriter, completions};
 pub use event::{Answer, Event, Lost, Promise, promise};
-pub use gate::{Gate, Medium, Weather};
 pub use lane::{LaneReader, LaneSettings, LaneWriter, lane};
 pub use mailbox::{MailboxReceiver, MailboxSender, mailbox};
 pub use ownership::OwnershipTable;

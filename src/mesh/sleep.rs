@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use super::gate::Medium;
+use crate::base::gate::Medium;
 use crate::base::sync::Arc;
 use crate::base::sync::Padded;
 use crate::base::sync::atomic::{AtomicU64, Ordering, fence};
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn r13_in_the_simulator_a_returned_wait_still_sleeps() {
-        let weather = super::super::gate::tests::Drizzle::new(1);
+        let weather = crate::base::gate::tests::Drizzle::new(1);
         let (mut sleeper, doorbell, rung) = counted(&Medium::simulated(weather));
         sleeper.prepare(Time::NEVER);
         sleeper.waited();

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::gate::{Gate, Medium};
+use crate::base::gate::{Gate, Medium};
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::sync::{self, Mutex, lock};
 
@@ -107,7 +107,7 @@ impl<T> fmt::Debug for SnapshotReader<T> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::mesh::gate::tests::Drizzle;
+    use crate::base::gate::tests::Drizzle;
     use std::sync::Arc;
 
     #[test]

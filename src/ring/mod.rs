@@ -17,6 +17,8 @@ pub mod epoll;
 mod outgoing;
 mod probe;
 mod settings;
+#[cfg(any(test, feature = "testkit"))]
+pub mod sim;
 mod slots;
 mod socket;
 pub mod uring;

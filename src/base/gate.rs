@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::time::Time;
+use super::time::Time;
 
 /// The simulator's side of a [`Medium`]: one per reading party (shard, control, application thread).
 pub trait Weather: Send + Sync {
