@@ -1,0 +1,378 @@
+//! Which address to try next, and when: the policy of one connection, without a socket and without a clock.
+//!
+//! ```text
+//!   Idle ─ start ─► Resolve ─► Resolving ─ addresses ─► Open(a1) ─► Trying ─ connected ─► Up ─ ready ─► failures forgotten
+//!                      ▲           │ error                 │ refused, or setup time over: Close, then Open(a2) ...
+//!                      │           ▼                       ▼ no address left
+//!                      └──── Waiting (backoff, jitter) ◄───┴──────────────── Up lost ◄──
+//! ```
+//! A round tries every address of the name (KIP-302) before it waits; names are looked up anew in each round, because a
+//! broker that moved has another address now. Each try has the whole setup time, from opening to [`Connect::on_ready`]:
+//! a peer that accepts and then says nothing is given up as well.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::host::HostPort;
+use super::resolve::ResolveError;
+use crate::base::backoff::{Backoff, BackoffRange};
+use crate::base::rng::Rng;
+use crate::base::time::Time;
+
+/// Times of a connection's policy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectSettings {
+    /// `socket.connection.setup.timeout.ms`: one try, from opening the socket to the end of the handshake.
+    pub setup_timeout: Duration,
+    /// Between rounds: `reconnect.backoff.ms` and `reconnect.backoff.max.ms`.
+    pub backoff: BackoffRange,
+}
+
+impl Default for ConnectSettings {
+    fn default() -> Self {
+        let backoff = BackoffRange { first: Duration::from_millis(50), max: Duration::from_secs(1) };
+        Self { setup_timeout: Duration::from_secs(10), backoff }
+    }
+}
+
+/// What the owner does next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Look the name up, at the latest by this time, and report [`Connect::on_resolved`].
+    Resolve(Time),
+    /// Open a socket to this address and report [`Connect::on_connected`] or [`Connect::on_closed`].
+    Open(SocketAddr),
+    /// The setup time is over: close the socket. Its end need not be reported, the next address follows.
+    Close,
+}
+
+/// Why there is no connection.
+#[derive(Clone, PartialEq, Eq, Error, Debug)]
+pub enum Failure {
+    /// The name gave no address.
+    #[error("{0}")]
+    Resolve(ResolveError),
+    /// The last address that was tried, or was connected, and what became of it.
+    #[error("{0}: {1}")]
+    Socket(SocketAddr, io::ErrorKind),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Idle,
+    /// A lookup is to be started.
+    Lookup,
+    Resolving,
+    /// The next address is to be opened.
+    Next,
+    Trying {
+        address: SocketAddr,
+        until: Time,
+        connected: bool,
+    },
+    Up {
+        address: SocketAddr,
+    },
+    Waiting {
+        until: Time,
+    },
+}
+
+/// The policy of one connection. Its owner calls [`Connect::next_step`] until it gives nothing, after every event and at
+/// [`Connect::next_deadline`].
+#[derive(Clone, Debug)]
+pub struct Connect {
+    host: HostPort,
+    settings: ConnectSettings,
+    phase: Phase,
+    addresses: VecDeque<SocketAddr>,
+    backoff: Backoff,
+    failure: Option<Failure>,
+}
+
+impl Connect {
+    /// A policy that wants nothing until [`Connect::start`].
+    pub fn new(host: HostPort, settings: ConnectSettings) -> Self {
+        let backoff = Backoff::new(settings.backoff);
+        Self { host, settings, phase: Phase::Idle, addresses: VecDeque::new(), backoff, failure: None }
+    }
+
+    /// Whom this connects to.
+    pub fn host(&self) -> &HostPort {
+        &self.host
+    }
+
+    /// Somebody wants the connection. Nothing changes when it is wanted already.
+    pub fn start(&mut self) {
+        if self.phase == Phase::Idle {
+            self.phase = Phase::Lookup;
+        }
+    }
+
+    /// Nobody wants it any more. The owner closes a socket that is open; backoff and last failure are kept.
+    pub fn stop(&mut self) {
+        self.phase = Phase::Idle;
+        self.addresses.clear();
+    }
+
+    /// The broker moved (d4-74): the next round goes to another host.
+    pub fn set_host(&mut self, host: HostPort) {
+        if host != self.host {
+            self.host = host;
+            self.addresses.clear();
+            self.backoff.reset();
+        }
+    }
+
+    /// What to do at `now`, if anything.
+    pub fn next_step(&mut self, now: Time, rng: &mut Rng) -> Option<Step> {
+        match self.phase {
+            Phase::Waiting { until } if until <= now => {
+                self.phase = Phase::Resolving;
+                Some(Step::Resolve(now + self.settings.setup_timeout))
+            }
+            Phase::Lookup => {
+                self.phase = Phase::Resolving;
+                Some(Step::Resolve(now + self.settings.setup_timeout))
+            }
+            Phase::Next => match self.addresses.pop_front() {
+                Some(address) => {
+                    let until = now + self.settings.setup_timeout;
+                    self.phase = Phase::Trying { address, until, connected: false };
+                    Some(Step::Open(address))
+                }
+                None => {
+                    self.wait(now, rng);
+                    None
+                }
+            },
+            Phase::Trying { address, until, .. } if until <= now => {
+                self.failure = Some(Failure::Socket(address, io::ErrorKind::TimedOut));
+                self.phase = Phase::Next;
+                Some(Step::Close)
+            }
+            _ => None,
+        }
+    }
+
+    /// The lookup ended.
+    pub fn on_resolved(&mut self, now: Time, result: Result<Vec<SocketAddr>, ResolveError>, rng: &mut Rng) {
+        if self.phase != Phase::Resolving {
+            return; // the answer to a lookup that nobody waits for
+        }
+        match result {
+            Ok(addresses) => {
+                self.addresses = addresses.into();
+                self.phase = Phase::Next;
+            }
+            Err(error) => {
+                self.failure = Some(Failure::Resolve(error));
+                self.wait(now, rng);
+            }
+        }
+    }
+
+    /// The socket is connected; the handshake begins.
+    pub fn on_connected(&mut self) {
+        if let Phase::Trying { connected, .. } = &mut self.phase {
+            *connected = true;
+        }
+    }
+
+    /// The handshake is through: the try has succeeded and earlier failures are forgotten.
+    pub fn on_ready(&mut self) {
+        if let Phase::Trying { address, .. } = self.phase {
+            self.phase = Phase::Up { address };
+            self.addresses.clear();
+            self.backoff.reset();
+            self.failure = None;
+        }
+    }
+
+    /// The socket is gone: refused, or lost after it was up. Not to be called for the end of a socket that
+    /// [`Step::Close`] or [`Connect::stop`] gave up.
+    pub fn on_closed(&mut self, now: Time, why: io::ErrorKind, rng: &mut Rng) {
+        match self.phase {
+            Phase::Trying { address, .. } => {
+                self.failure = Some(Failure::Socket(address, why));
+                self.phase = Phase::Next;
+            }
+            Phase::Up { address } => {
+                self.failure = Some(Failure::Socket(address, why));
+                self.wait(now, rng);
+            }
+            _ => {}
+        }
+    }
+
+    /// When [`Connect::next_step`] must be called at the latest; `Time::ZERO` for at once.
+    pub fn next_deadline(&self) -> Option<Time> {
+        match self.phase {
+            Phase::Lookup | Phase::Next => Some(Time::ZERO),
+            Phase::Waiting { until } | Phase::Trying { until, .. } => Some(until),
+            Phase::Idle | Phase::Resolving | Phase::Up { .. } => None,
+        }
+    }
+
+    /// Whether the handshake is through.
+    pub fn is_up(&self) -> bool {
+        matches!(self.phase, Phase::Up { .. })
+    }
+
+    /// The address being tried or connected.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.phase {
+            Phase::Trying { address, .. } | Phase::Up { address } => Some(address),
+            _ => None,
+        }
+    }
+
+    /// What went wrong last, until the next success.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    fn wait(&mut self, now: Time, rng: &mut Rng) {
+        self.addresses.clear();
+        self.phase = Phase::Waiting { until: now + self.backoff.next(rng) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> (Connect, Rng) {
+        (Connect::new("broker:9092".parse().unwrap(), ConnectSettings::default()), Rng::new(1))
+    }
+
+    fn at(ms: u64) -> Time {
+        Time(ms * 1_000_000)
+    }
+
+    fn addresses() -> Vec<SocketAddr> {
+        vec!["10.0.0.1:9092".parse().unwrap(), "[::7]:9092".parse().unwrap()]
+    }
+
+    const REFUSED: io::ErrorKind = io::ErrorKind::ConnectionRefused;
+
+    #[test]
+    fn d4_81_every_address_is_tried_before_the_backoff() {
+        let (mut connect, mut rng) = policy();
+        assert_eq!((connect.next_step(at(0), &mut rng), connect.next_deadline()), (None, None));
+        connect.start();
+        connect.start();
+        assert_eq!(connect.next_step(at(0), &mut rng), Some(Step::Resolve(at(10_000))));
+        assert_eq!(connect.next_step(at(0), &mut rng), None);
+        connect.on_resolved(at(1), Ok(addresses()), &mut rng);
+        assert_eq!(connect.next_step(at(1), &mut rng), Some(Step::Open(addresses()[0])));
+        assert_eq!(connect.next_deadline(), Some(at(10_001)));
+        connect.on_closed(at(2), REFUSED, &mut rng);
+        assert_eq!(connect.next_deadline(), Some(Time::ZERO));
+        assert_eq!(connect.next_step(at(2), &mut rng), Some(Step::Open(addresses()[1])));
+        connect.on_closed(at(3), REFUSED, &mut rng);
+        assert_eq!(connect.next_step(at(3), &mut rng), None);
+        let wait = connect.next_deadline().unwrap();
+        assert!(wait > at(3) && wait <= at(53), "the first backoff is at most 50 ms: {wait:?}");
+        assert_eq!(connect.next_step(Time(wait.0 - 1), &mut rng), None);
+        // The name is looked up anew.
+        assert!(matches!(connect.next_step(wait, &mut rng), Some(Step::Resolve(_))));
+        assert_eq!(connect.failure(), Some(&Failure::Socket(addresses()[1], REFUSED)));
+    }
+
+    #[test]
+    fn a_try_without_an_end_is_closed_at_its_time_and_the_next_address_follows() {
+        let (mut connect, mut rng) = policy();
+        connect.start();
+        connect.next_step(at(0), &mut rng);
+        connect.on_resolved(at(0), Ok(addresses()), &mut rng);
+        connect.next_step(at(0), &mut rng);
+        // Connected, but the handshake never ends.
+        connect.on_connected();
+        assert!(!connect.is_up());
+        assert_eq!(connect.next_step(at(9_999), &mut rng), None);
+        assert_eq!(connect.next_step(at(10_000), &mut rng), Some(Step::Close));
+        assert_eq!(connect.failure(), Some(&Failure::Socket(addresses()[0], io::ErrorKind::TimedOut)));
+        assert_eq!(connect.next_step(at(10_000), &mut rng), Some(Step::Open(addresses()[1])));
+        connect.on_connected();
+        connect.on_ready();
+        assert!(connect.is_up() && connect.failure().is_none() && connect.next_deadline().is_none());
+    }
+
+    #[test]
+    fn failed_rounds_wait_longer_and_success_forgets_them() {
+        let (mut connect, mut rng) = policy();
+        connect.start();
+        let mut now = at(0);
+        let mut longest = Duration::ZERO;
+        for _ in 0..50 {
+            assert!(matches!(connect.next_step(now, &mut rng), Some(Step::Resolve(_))));
+            connect.on_resolved(now, Err(ResolveError::NoAddress), &mut rng);
+            let until = connect.next_deadline().unwrap();
+            longest = longest.max(now.until(until));
+            now = until;
+        }
+        assert!(longest > Duration::from_millis(500) && longest <= Duration::from_secs(1), "{longest:?}");
+        assert_eq!(connect.failure(), Some(&Failure::Resolve(ResolveError::NoAddress)));
+        connect.next_step(now, &mut rng);
+        connect.on_resolved(now, Ok(addresses()), &mut rng);
+        connect.next_step(now, &mut rng);
+        connect.on_connected();
+        connect.on_ready();
+        // Lost after it worked: a short wait again, not the long one.
+        connect.on_closed(now, io::ErrorKind::UnexpectedEof, &mut rng);
+        assert!(now.until(connect.next_deadline().unwrap()) <= Duration::from_millis(50));
+    }
+
+    #[test]
+    fn connecting_alone_does_not_forget_failures() {
+        let (mut connect, mut rng) = policy();
+        connect.start();
+        let mut now = at(0);
+        // A peer that accepts and hangs up at once, as a wrong listener does (d4-77).
+        for _ in 0..50 {
+            connect.next_step(now, &mut rng);
+            connect.on_resolved(now, Ok(vec![addresses()[0]]), &mut rng);
+            assert!(matches!(connect.next_step(now, &mut rng), Some(Step::Open(_))));
+            connect.on_connected();
+            connect.on_closed(now, io::ErrorKind::UnexpectedEof, &mut rng);
+            connect.next_step(now, &mut rng);
+            now = connect.next_deadline().unwrap();
+        }
+        assert!(now > at(5_000), "50 rounds took only {now:?}");
+    }
+
+    #[test]
+    fn late_and_foreign_events_change_nothing() {
+        let (mut connect, mut rng) = policy();
+        connect.on_resolved(at(0), Ok(addresses()), &mut rng);
+        connect.on_connected();
+        connect.on_ready();
+        connect.on_closed(at(0), REFUSED, &mut rng);
+        assert_eq!((connect.next_step(at(0), &mut rng), connect.address()), (None, None));
+        connect.start();
+        connect.next_step(at(0), &mut rng);
+        connect.stop();
+        connect.on_resolved(at(1), Ok(addresses()), &mut rng);
+        assert_eq!(connect.next_step(at(60_000), &mut rng), None);
+    }
+
+    #[test]
+    fn d4_74_a_moved_broker_is_tried_at_its_new_host_in_the_next_round() {
+        let (mut connect, mut rng) = policy();
+        connect.start();
+        connect.next_step(at(0), &mut rng);
+        connect.on_resolved(at(0), Ok(addresses()), &mut rng);
+        connect.next_step(at(0), &mut rng);
+        connect.set_host("elsewhere:9093".parse().unwrap());
+        connect.on_closed(at(1), REFUSED, &mut rng);
+        assert_eq!(connect.next_step(at(1), &mut rng), None, "no old address is tried again");
+        let until = connect.next_deadline().unwrap();
+        assert!(matches!(connect.next_step(until, &mut rng), Some(Step::Resolve(_))));
+        assert_eq!(connect.host().to_string(), "elsewhere:9093");
+    }
+}
