@@ -36,6 +36,9 @@ pub enum EncodeErrorKind {
     /// Unknown tagged fields out of order, twice, or under a number that the version defines.
     #[error("unknown tagged field {0} is out of order or is defined by this version")]
     TagOrder(u32),
+    /// A request written in pieces does not have the topics and partitions that were announced.
+    #[error("not as many parts as announced")]
+    Pieces,
 }
 
 /// Bytes that are not the message they should be.

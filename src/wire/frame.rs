@@ -82,14 +82,21 @@ pub fn encode_request_header(
     client_id: Option<&str>,
     out: &mut Vec<u8>,
 ) -> Result<(), EncodeError> {
-    let header = RequestHeader {
-        request_api_key: key as i16,
-        request_api_version: version,
-        correlation_id,
-        client_id: client_id.map(str::to_owned),
-        ..RequestHeader::default()
-    };
-    header.encode(key.request_header_version(version), &mut Writer::new(out))
+    // By hand, because the generated header would own a copy of the client id.
+    let mut writer = Writer::new(out);
+    writer.start(RequestHeader::NAME, version, false);
+    let start = writer.position();
+    writer.i16(key as i16);
+    writer.i16(version);
+    writer.i32(correlation_id);
+    let done = writer.at("clientId").nullable_str(client_id);
+    if done.is_err() {
+        writer.rewind(start);
+    } else if key.request_header_version(version) >= 2 {
+        // No tagged fields.
+        writer.uvarint(0);
+    }
+    done
 }
 
 /// Appends a whole request frame: length, header, body. On error nothing is appended.
@@ -185,6 +192,14 @@ mod tests {
         let request = ApiVersionsRequest { client_software_name: "ottla".into(), ..Default::default() };
         encode_request(3, 42, Some("me"), &request, &mut out).unwrap();
         let frame = FrameReader::default().frame(&out[1..]).unwrap().unwrap();
+        let wanted = RequestHeader {
+            request_api_key: 18,
+            request_api_version: 3,
+            correlation_id: 42,
+            client_id: Some("me".into()),
+            ..Default::default()
+        };
+        assert!(frame.starts_with(&wanted.to_bytes(2).unwrap()));
         let mut reader = Reader::new(frame);
         let (key, header) = decode_request_header(&mut reader).unwrap();
         assert_eq!(key, Some(ApiKey::ApiVersions));

@@ -20,17 +20,21 @@ pub mod any;
 pub mod api_key;
 pub mod error;
 pub mod error_code;
+pub mod fetch_view;
 pub mod frame;
 #[cfg(feature = "json")]
 pub mod json;
 pub mod message;
 pub mod messages;
+pub mod produce_pieces;
 mod reader;
 mod writer;
 
 pub use api_key::ApiKey;
 pub use error::{DecodeError, DecodeErrorKind, EncodeError, EncodeErrorKind};
 pub use error_code::{ErrorCode, Verdict};
+pub use fetch_view::{FetchView, FetchedPartition, TopicRef};
 pub use message::{Field, Message, RawTag, Request, Response, Sink, Source, Struct, VersionRange};
+pub use produce_pieces::{ProduceHead, ProducePieces};
 pub use reader::Reader;
 pub use writer::{OpenTags, Writer};

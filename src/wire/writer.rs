@@ -44,6 +44,12 @@ impl<'a> Writer<'a> {
         self.field = "";
     }
 
+    /// Names the field written next, for errors.
+    pub(crate) fn at(&mut self, field: &'static str) -> &mut Self {
+        self.field = field;
+        self
+    }
+
     /// Bytes in the vector.
     pub fn position(&self) -> usize {
         self.out.len()
