@@ -150,6 +150,11 @@ impl Refresh {
         self.not_before = now + self.backoff.next(rng);
     }
 
+    /// There is somebody else to ask at once: the wait after a failure is not needed.
+    pub fn hurry(&mut self, now: Time) {
+        self.not_before = self.not_before.min(now);
+    }
+
     /// When [`Refresh::next`] will have a question.
     pub fn next_deadline(&self) -> Time {
         let soonest =
