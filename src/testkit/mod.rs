@@ -6,4 +6,5 @@
 //! ```
 //! Never built from the client's own state machines: a broker made of them would be wrong together with them.
 
+pub mod broker;
 pub mod net;

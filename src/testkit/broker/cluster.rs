@@ -135,9 +135,9 @@ impl Cluster {
     pub fn coordinator(&self, key: &str) -> Option<&Node> {
         let up: Vec<&Node> = self.nodes_up().collect();
         // FNV-1a: the same node for the same key on every run.
-        let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = key
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         up.get((hash % up.len().max(1) as u64) as usize).copied()
     }
 
@@ -175,18 +175,23 @@ impl Cluster {
         // Metrics turn '.' into '_', so Kafka refuses names that would collide there.
         let flat = name.replace('.', "_");
         if let Some(other) = self.topics.keys().find(|other| other.replace('.', "_") == flat) {
-            return refuse(ErrorCode::InvalidTopicException, format!("Topic '{name}' collides with existing topics: {other}"));
+            return refuse(
+                ErrorCode::InvalidTopicException,
+                format!("Topic '{name}' collides with existing topics: {other}"),
+            );
         }
         let configs: BTreeMap<String, String> = spec.configs.iter().cloned().collect();
-        let settings = TopicSettings::parse(&configs)
-            .map_err(|message| Refusal::new(ErrorCode::InvalidConfig, message))?;
+        let settings =
+            TopicSettings::parse(&configs).map_err(|message| Refusal::new(ErrorCode::InvalidConfig, message))?;
         let assigned = match assignments {
             Some(assigned) => {
                 let sound = |replicas: &Vec<i32>| {
                     let mut seen = replicas.clone();
                     seen.sort_unstable();
                     seen.dedup();
-                    !replicas.is_empty() && seen.len() == replicas.len() && replicas.iter().all(|id| self.node(*id).is_some())
+                    !replicas.is_empty()
+                        && seen.len() == replicas.len()
+                        && replicas.iter().all(|id| self.node(*id).is_some())
                 };
                 if assigned.is_empty() || !assigned.iter().all(sound) {
                     return refuse(ErrorCode::InvalidReplicaAssignment, "Replica assignment is inconsistent".into());
@@ -202,7 +207,9 @@ impl Cluster {
                 };
                 if replication > self.nodes.len() {
                     let brokers = self.nodes.len();
-                    let message = format!("Unable to replicate the partition {replication} time(s): only {brokers} broker(s) are registered.");
+                    let message = format!(
+                        "Unable to replicate the partition {replication} time(s): only {brokers} broker(s) are registered."
+                    );
                     return refuse(ErrorCode::InvalidReplicationFactor, message);
                 }
                 (0..count.max(1) as usize).map(|nth| self.round_robin(nth, replication)).collect()
@@ -341,9 +348,15 @@ mod tests {
     fn a_stopped_nodes_partitions_move_or_wait() {
         let mut cluster = three(1);
         cluster.set_up(1, false);
-        assert_eq!((cluster.partition("t", 1).unwrap().leader, cluster.partition("t", 1).unwrap().leader_epoch), (-1, 1));
+        assert_eq!(
+            (cluster.partition("t", 1).unwrap().leader, cluster.partition("t", 1).unwrap().leader_epoch),
+            (-1, 1)
+        );
         cluster.set_up(1, true);
-        assert_eq!((cluster.partition("t", 1).unwrap().leader, cluster.partition("t", 1).unwrap().leader_epoch), (1, 2));
+        assert_eq!(
+            (cluster.partition("t", 1).unwrap().leader, cluster.partition("t", 1).unwrap().leader_epoch),
+            (1, 2)
+        );
         let mut cluster = three(2);
         cluster.set_up(1, false);
         let partition = cluster.partition("t", 1).unwrap();

@@ -371,7 +371,8 @@ impl Groups {
         let protocols: Vec<(String, Bytes)> =
             request.protocols.into_iter().map(|protocol| (protocol.name, protocol.metadata)).collect();
         let session = Duration::from_millis(request.session_timeout_ms.unsigned_abs().into());
-        let rebalance_ms = if request.rebalance_timeout_ms < 0 { request.session_timeout_ms } else { request.rebalance_timeout_ms };
+        let rebalance_ms =
+            if request.rebalance_timeout_ms < 0 { request.session_timeout_ms } else { request.rebalance_timeout_ms };
         let rebalance = Duration::from_millis(rebalance_ms.unsigned_abs().into());
         let mut member_id = request.member_id.clone();
         if !member_id.is_empty() && !self.by_id.contains_key(&request.group_id) {
@@ -391,7 +392,9 @@ impl Groups {
             let old = request.group_instance_id.as_deref().and_then(|instance| group.instance_owner(instance));
             if let Some(old) = old.map(str::to_owned) {
                 // A static member is back under a new id: the old one is fenced, its place is kept.
-                let Some(mut member) = group.members.remove(&old) else { return refuse(&old, ErrorCode::UnknownMemberId) };
+                let Some(mut member) = group.members.remove(&old) else {
+                    return refuse(&old, ErrorCode::UnknownMemberId);
+                };
                 let fenced = ErrorCode::FencedInstanceId.code();
                 if let Some((conn, version)) = member.joining.take() {
                     deposits.push((conn, Deposit::Join(join_refused(version, &old, fenced))));
@@ -429,7 +432,9 @@ impl Groups {
                 return refuse(&member_id, code);
             }
             let leads = group.leader.as_deref() == Some(member_id.as_str());
-            let Some(member) = group.members.get_mut(&member_id) else { return refuse(&member_id, ErrorCode::UnknownMemberId) };
+            let Some(member) = group.members.get_mut(&member_id) else {
+                return refuse(&member_id, ErrorCode::UnknownMemberId);
+            };
             let same = member.protocols == protocols;
             (member.session, member.rebalance, member.session_ends) = (session, rebalance, now + session);
             member.protocols = protocols;
@@ -464,8 +469,11 @@ impl Groups {
         if request.generation_id != group.generation {
             return refuse(ErrorCode::IllegalGeneration);
         }
-        let differs = |given: &Option<String>, own: Option<&str>| given.as_deref().is_some_and(|given| Some(given) != own);
-        if differs(&request.protocol_type, Some(&group.protocol_type)) || differs(&request.protocol_name, group.protocol.as_deref()) {
+        let differs =
+            |given: &Option<String>, own: Option<&str>| given.as_deref().is_some_and(|given| Some(given) != own);
+        if differs(&request.protocol_type, Some(&group.protocol_type))
+            || differs(&request.protocol_name, group.protocol.as_deref())
+        {
             return refuse(ErrorCode::InconsistentGroupProtocol);
         }
         match group.state {
@@ -551,7 +559,14 @@ impl Groups {
     }
 
     /// Whether offsets may be committed by this member in this generation.
-    pub(super) fn check_commit(&mut self, now: Now, id: &str, member: &str, instance: Option<&str>, generation: i32) -> ErrorCode {
+    pub(super) fn check_commit(
+        &mut self,
+        now: Now,
+        id: &str,
+        member: &str,
+        instance: Option<&str>,
+        generation: i32,
+    ) -> ErrorCode {
         let Some(group) = self.by_id.get_mut(id) else {
             // Without a generation the group is only a place for offsets.
             return if generation < 0 { ErrorCode::None } else { ErrorCode::IllegalGeneration };

@@ -118,7 +118,9 @@ impl Log {
     pub fn append(&mut self, batch: &[u8], stamp: Stamp) -> i64 {
         let base_offset = self.next_offset;
         let roll = match self.segments.back() {
-            Some(last) => !matches!(last.data, Data::Active(_)) || last.bytes().len() + batch.len() > self.segment_bytes,
+            Some(last) => {
+                !matches!(last.data, Data::Active(_)) || last.bytes().len() + batch.len() > self.segment_bytes
+            }
             None => true,
         };
         if roll {
@@ -127,7 +129,9 @@ impl Log {
             }
             self.segments.push_back(Segment { born: stamp.born, data: Data::Active(Vec::new()), batches: Vec::new() });
         }
-        let Some(Segment { data: Data::Active(kept), batches, .. }) = self.segments.back_mut() else { return base_offset };
+        let Some(Segment { data: Data::Active(kept), batches, .. }) = self.segments.back_mut() else {
+            return base_offset;
+        };
         let position = kept.len();
         kept.extend_from_slice(batch);
         let copy = &mut kept[position..];
@@ -182,7 +186,14 @@ impl Log {
     /// Batches from the one that holds `offset`, below `end_offset`, at most `bytes_max` bytes of one segment.
     /// With `one_batch_at_least` the first batch is whole whatever the limit (KIP-74). With `partial` the limit may
     /// cut the last batch, as Kafka's file slices do; never the first one.
-    pub fn read(&self, offset: i64, end_offset: i64, bytes_max: usize, one_batch_at_least: bool, partial: bool) -> Bytes {
+    pub fn read(
+        &self,
+        offset: i64,
+        end_offset: i64,
+        bytes_max: usize,
+        one_batch_at_least: bool,
+        partial: bool,
+    ) -> Bytes {
         let Some((nth, index)) = self.find(offset) else { return Bytes::new() };
         let segment = &self.segments[nth];
         let stop = segment.batches.partition_point(|batch| batch.base_offset < end_offset);
@@ -206,7 +217,8 @@ impl Log {
     /// Every batch kept, oldest first.
     pub fn batches(&self) -> impl Iterator<Item = (BatchMeta, Bytes)> + '_ {
         self.segments.iter().flat_map(|segment| {
-            let whole = |batch: &BatchMeta| segment.slice(batch.position as usize, (batch.position + batch.len) as usize);
+            let whole =
+                |batch: &BatchMeta| segment.slice(batch.position as usize, (batch.position + batch.len) as usize);
             segment.batches.iter().map(move |batch| (*batch, whole(batch)))
         })
     }
@@ -290,7 +302,8 @@ impl Log {
         let mut lost = 0u64;
         while let Some(last) = self.segments.back_mut() {
             let keep = last.batches.partition_point(|batch| batch.last_offset < offset);
-            let end = if keep == 0 { 0 } else { (last.batches[keep - 1].position + last.batches[keep - 1].len) as usize };
+            let end =
+                if keep == 0 { 0 } else { (last.batches[keep - 1].position + last.batches[keep - 1].len) as usize };
             lost += (last.bytes().len() - end) as u64;
             if keep == 0 {
                 self.segments.pop_back();
@@ -324,7 +337,7 @@ mod tests {
 
     #[test]
     fn offsets_run_on_and_reads_start_at_the_holding_batch() {
-        let mut log = Log::new(300);
+        let mut log = Log::new(400);
         for count in [3, 1, 2, 5] {
             log.append(&batch_of(count, 50), stamp(0));
         }

@@ -215,9 +215,11 @@ impl TopicSettings {
                 return Err(format!("Invalid value {value} for configuration {name}"));
             }
         }
-        let text =
-            |name: &str| set.get(name).map(String::as_str).or(topic_config(name).map(|c| c.default)).unwrap_or("").trim();
-        let number = |name: &str| text(name).parse::<i64>().map_err(|_| format!("Invalid value for configuration {name}"));
+        let text = |name: &str| {
+            set.get(name).map(String::as_str).or(topic_config(name).map(|c| c.default)).unwrap_or("").trim()
+        };
+        let number =
+            |name: &str| text(name).parse::<i64>().map_err(|_| format!("Invalid value for configuration {name}"));
         let policies: Vec<&str> = text("cleanup.policy").split(',').map(str::trim).filter(|p| !p.is_empty()).collect();
         if let Some(odd) = policies.iter().find(|p| !matches!(**p, "delete" | "compact")) {
             return Err(format!("Invalid value {odd} for configuration cleanup.policy"));

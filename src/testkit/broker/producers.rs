@@ -58,7 +58,10 @@ impl Producers {
         let Some(entry) = self.0.get(&header.producer_id) else { return Ok(Judgement::Append) };
         let (pid, epoch, first) = (header.producer_id, header.producer_epoch, header.base_sequence);
         if epoch < entry.epoch {
-            let message = format!("Epoch of producer {pid} is {epoch}, which is smaller than the last seen epoch {}", entry.epoch);
+            let message = format!(
+                "Epoch of producer {pid} is {epoch}, which is smaller than the last seen epoch {}",
+                entry.epoch
+            );
             return Err(Refusal::new(ErrorCode::InvalidProducerEpoch, message));
         }
         let out_of_order = |message: String| Err(Refusal::new(ErrorCode::OutOfOrderSequenceNumber, message));
@@ -76,7 +79,9 @@ impl Producers {
         match entry.batches.back() {
             Some(newest) if sequence_after(newest.last_sequence, 1) != first => {
                 let newest = newest.last_sequence;
-                out_of_order(format!("Out of order sequence number for producer {pid}: {first} (incoming), {newest} (current end)"))
+                out_of_order(format!(
+                    "Out of order sequence number for producer {pid}: {first} (incoming), {newest} (current end)"
+                ))
             }
             _ => Ok(Judgement::Append),
         }

@@ -137,7 +137,10 @@ pub fn check_batch(records: &[u8], settings: &TopicSettings) -> Result<Header, R
         return Err(Refusal::new(ErrorCode::CorruptMessage, "record batch is shorter than its header"));
     }
     if records[16] != 2 {
-        return Err(Refusal::invalid(format!("Produce requests are only allowed to contain magic 2, not {}", records[16])));
+        return Err(Refusal::invalid(format!(
+            "Produce requests are only allowed to contain magic 2, not {}",
+            records[16]
+        )));
     }
     let length = i32::from_be_bytes(be(records, 8));
     let size = usize::try_from(length).map_or(0, |length| length.saturating_add(12));
@@ -145,7 +148,9 @@ pub fn check_batch(records: &[u8], settings: &TopicSettings) -> Result<Header, R
         return Err(Refusal::new(ErrorCode::CorruptMessage, format!("batch length {length} does not fit its bytes")));
     }
     if size < records.len() {
-        return Err(Refusal::invalid("Produce requests are only allowed to contain exactly one record batch per partition"));
+        return Err(Refusal::invalid(
+            "Produce requests are only allowed to contain exactly one record batch per partition",
+        ));
     }
     if size > usize::try_from(settings.message_bytes_max).unwrap_or(0) {
         let limit = settings.message_bytes_max;
@@ -154,7 +159,10 @@ pub fn check_batch(records: &[u8], settings: &TopicSettings) -> Result<Header, R
     }
     let crc = u32::from_be_bytes(be(records, 17));
     if crc != crc_of(records) {
-        return Err(Refusal::new(ErrorCode::CorruptMessage, "Record is corrupt: stored crc differs from the computed one"));
+        return Err(Refusal::new(
+            ErrorCode::CorruptMessage,
+            "Record is corrupt: stored crc differs from the computed one",
+        ));
     }
     let header = header(records);
     if header.base_offset != 0 {
@@ -281,12 +289,7 @@ impl Iterator for Walk<'_> {
 }
 
 /// Walks all records and holds them to the topic's rules. Returns the largest timestamp found.
-pub fn check_records(
-    header: Header,
-    records: &[u8],
-    settings: &TopicSettings,
-    wall_ms: i64,
-) -> Result<i64, Refusal> {
+pub fn check_records(header: Header, records: &[u8], settings: &TopicSettings, wall_ms: i64) -> Result<i64, Refusal> {
     if header.log_append_time() {
         let message = "Invalid timestamp type. Producer should not set timestamp type to LogAppendTime.";
         return Err(Refusal::of_record(ErrorCode::InvalidTimestamp, 0, message));

@@ -151,10 +151,18 @@ pub struct Sessions {
 
 impl Sessions {
     /// Opens a session under a new id; `None` when all slots hold sessions in use. Also says whether one was evicted.
-    pub fn open(&mut self, id: i32, by_ids: bool, slots: usize, idle: Duration, now: Time) -> Option<(&mut Session, bool)> {
+    pub fn open(
+        &mut self,
+        id: i32,
+        by_ids: bool,
+        slots: usize,
+        idle: Duration,
+        now: Time,
+    ) -> Option<(&mut Session, bool)> {
         let mut evicted = false;
         if self.by_id.len() >= slots {
-            let oldest = self.by_id.iter().min_by_key(|(_, session)| session.last_used).map(|(id, s)| (*id, s.last_used));
+            let oldest =
+                self.by_id.iter().min_by_key(|(_, session)| session.last_used).map(|(id, s)| (*id, s.last_used));
             match oldest {
                 Some((oldest, last_used)) if last_used.until(now) >= idle => {
                     self.by_id.remove(&oldest);

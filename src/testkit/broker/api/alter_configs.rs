@@ -14,7 +14,12 @@ use crate::wire::messages::alter_configs::response::AlterConfigsResourceResponse
 use crate::wire::messages::{AlterConfigsRequest, AlterConfigsResponse};
 
 /// Gives a topic these entries in place of those it had; `dry` only checks.
-pub(super) fn set(core: &mut BrokerCore, topic: &str, configs: BTreeMap<String, String>, dry: bool) -> Result<(), Refusal> {
+pub(super) fn set(
+    core: &mut BrokerCore,
+    topic: &str,
+    configs: BTreeMap<String, String>,
+    dry: bool,
+) -> Result<(), Refusal> {
     let settings = TopicSettings::parse(&configs).map_err(|message| Refusal::new(ErrorCode::InvalidConfig, message))?;
     let Some(topic) = core.cluster.topics.get_mut(topic) else {
         return Err(Refusal::new(ErrorCode::UnknownTopicOrPartition, "The topic does not exist."));
@@ -46,7 +51,8 @@ impl Served for AlterConfigsRequest {
                 resource_name: resource.resource_name.clone(),
                 ..AlterConfigsResourceResponse::default()
             };
-            let configs = resource.configs.into_iter().filter_map(|config| Some((config.name, config.value?))).collect();
+            let configs =
+                resource.configs.into_iter().filter_map(|config| Some((config.name, config.value?))).collect();
             let done = check(call, resource.resource_type, &resource.resource_name)
                 .and_then(|()| set(core, &resource.resource_name, configs, request.validate_only));
             if let Err(refusal) = done {

@@ -16,7 +16,8 @@ impl Served for CreatePartitionsRequest {
                 Some(code) => Err(Refusal::new(code, "injected")),
                 None => grow(core, topic, request.validate_only),
             };
-            let mut told = CreatePartitionsTopicResult { name: topic.name.clone(), ..CreatePartitionsTopicResult::default() };
+            let mut told =
+                CreatePartitionsTopicResult { name: topic.name.clone(), ..CreatePartitionsTopicResult::default() };
             if let Err(refusal) = done {
                 told.error_code = core.error(call, refusal.code);
                 told.error_message = Some(refusal.message);

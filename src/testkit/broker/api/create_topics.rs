@@ -87,9 +87,13 @@ fn create(core: &mut BrokerCore, topic: &CreatableTopic, dry: bool) -> Result<()
             return refuse(ErrorCode::InvalidRequest, "Both counts and replica assignments were given.");
         }
         given => {
-            let by_index: BTreeMap<i32, Vec<i32>> = given.iter().map(|a| (a.partition_index, a.broker_ids.clone())).collect();
+            let by_index: BTreeMap<i32, Vec<i32>> =
+                given.iter().map(|a| (a.partition_index, a.broker_ids.clone())).collect();
             if by_index.len() != given.len() || !by_index.keys().copied().eq(0..given.len() as i32) {
-                return refuse(ErrorCode::InvalidReplicaAssignment, "Partitions should be a consecutive 0-based sequence.");
+                return refuse(
+                    ErrorCode::InvalidReplicaAssignment,
+                    "Partitions should be a consecutive 0-based sequence.",
+                );
             }
             Some(by_index.into_values().collect())
         }

@@ -39,7 +39,10 @@ impl Served for DeleteTopicsRequest {
     }
 
     fn named(&self, cluster: &super::super::cluster::Cluster) -> Vec<(String, i32)> {
-        let by_state = self.topics.iter().filter_map(|t| t.name.clone().or_else(|| cluster.name_of(t.topic_id).map(str::to_owned)));
+        let by_state = self
+            .topics
+            .iter()
+            .filter_map(|t| t.name.clone().or_else(|| cluster.name_of(t.topic_id).map(str::to_owned)));
         by_state.chain(self.topic_names.iter().cloned()).map(|name| (name, -1)).collect()
     }
 

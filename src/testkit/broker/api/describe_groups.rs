@@ -13,8 +13,11 @@ impl Served for DescribeGroupsRequest {
     fn serve(core: &mut BrokerCore, call: &Call, request: Self) -> Answer<DescribeGroupsResponse> {
         let mut answer = DescribeGroupsResponse::default();
         for id in request.groups {
-            let mut told =
-                DescribedGroup { group_id: id.clone(), authorized_operations: NO_OPERATIONS, ..DescribedGroup::default() };
+            let mut told = DescribedGroup {
+                group_id: id.clone(),
+                authorized_operations: NO_OPERATIONS,
+                ..DescribedGroup::default()
+            };
             let wrong = wrong_coordinator(core, call, &id);
             match (wrong, core.groups.get(&id)) {
                 (Some(code), _) => told.error_code = core.error(call, code),
@@ -31,7 +34,11 @@ impl Served for DescribeGroupsRequest {
                         group_instance_id: member.instance_id.clone(),
                         client_id: member.client_id.clone(),
                         client_host: format!("/{}", member.host),
-                        member_metadata: match member.protocols.iter().find(|(name, _)| Some(name) == group.protocol.as_ref()) {
+                        member_metadata: match member
+                            .protocols
+                            .iter()
+                            .find(|(name, _)| Some(name) == group.protocol.as_ref())
+                        {
                             Some((_, metadata)) => metadata.clone(),
                             None => bytes::Bytes::new(),
                         },

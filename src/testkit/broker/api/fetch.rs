@@ -61,7 +61,9 @@ impl Served for FetchRequest {
         if request.max_wait_ms <= 0 || wait.wants.is_empty() || call.injected_any() || wait.is_ready(core) {
             return Answer::Now(wait.complete(core, call));
         }
-        let id_of = |key: &Key| Some((core.cluster.topics.get(&topic_name(&core.cluster, &key.topic, key.topic_id)?)?.id, key.partition));
+        let id_of = |key: &Key| {
+            Some((core.cluster.topics.get(&topic_name(&core.cluster, &key.topic, key.topic_id)?)?.id, key.partition))
+        };
         wait.watched = wait.wants.iter().filter_map(|(key, _)| id_of(key)).collect();
         let until = call.now.mono + std::time::Duration::from_millis(request.max_wait_ms.unsigned_abs().into());
         Answer::Later(Wait::Fetch(Box::new(wait)), until)

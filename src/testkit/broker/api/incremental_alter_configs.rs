@@ -51,7 +51,9 @@ fn changed(core: &BrokerCore, resource: &AlterConfigsResource) -> Result<BTreeMa
         let Some(known) = topic_config(&name) else {
             return Err(Refusal::new(ErrorCode::InvalidConfig, format!("Unknown topic config name: {name}")));
         };
-        let items = |text: &str| text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let items = |text: &str| {
+            text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+        };
         match (change.config_operation, value) {
             (1, _) => drop(configs.remove(&name)),
             (0, Some(value)) => drop(configs.insert(name, value)),

@@ -19,7 +19,12 @@ impl Served for InitProducerIdRequest {
             Err(code) => (-1, -1, code),
         };
         let error_code = core.error(call, code);
-        Answer::Now(InitProducerIdResponse { error_code, producer_id, producer_epoch, ..InitProducerIdResponse::default() })
+        Answer::Now(InitProducerIdResponse {
+            error_code,
+            producer_id,
+            producer_epoch,
+            ..InitProducerIdResponse::default()
+        })
     }
 
     fn throttle(response: &mut InitProducerIdResponse, ms: i32) {

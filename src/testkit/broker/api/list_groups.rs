@@ -12,7 +12,8 @@ impl Served for ListGroupsRequest {
             answer.error_code = core.error(call, code);
             return Answer::Now(answer);
         }
-        let passes = |filter: &[String], what: &str| filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(what));
+        let passes =
+            |filter: &[String], what: &str| filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(what));
         for (id, group) in core.groups.iter() {
             let own = core.cluster.coordinator(id).is_some_and(|node| node.id == call.node);
             let state = group.state.name();

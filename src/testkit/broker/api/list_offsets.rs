@@ -29,7 +29,15 @@ impl Served for ListOffsetsRequest {
                 };
                 let found = match call.injected(&topic.name, part.partition_index) {
                     Some(code) => Err(code),
-                    None => find(core, call, &topic.name, part.partition_index, part.current_leader_epoch, part.timestamp, committed_only),
+                    None => find(
+                        core,
+                        call,
+                        &topic.name,
+                        part.partition_index,
+                        part.current_leader_epoch,
+                        part.timestamp,
+                        committed_only,
+                    ),
                 };
                 match found {
                     Ok((timestamp, offset, epoch)) => {
@@ -91,12 +99,19 @@ fn find(
     let Some((meta, bytes)) = batch else { return Ok((-1, -1, -1)) };
     let wanted = by_timestamp.unwrap_or(meta.max_timestamp);
     let leader_epoch = log.epoch_of(meta.base_offset);
-    let (timestamp, offset) = record_reaching(core, meta, &bytes, wanted, start).unwrap_or((meta.max_timestamp, meta.base_offset));
+    let (timestamp, offset) =
+        record_reaching(core, meta, &bytes, wanted, start).unwrap_or((meta.max_timestamp, meta.base_offset));
     Ok((timestamp, offset, leader_epoch))
 }
 
 /// The first record of a batch at or after a timestamp and at or past the log start.
-fn record_reaching(core: &mut BrokerCore, meta: BatchMeta, batch: &[u8], wanted: i64, start: i64) -> Option<(i64, i64)> {
+fn record_reaching(
+    core: &mut BrokerCore,
+    meta: BatchMeta,
+    batch: &[u8],
+    wanted: i64,
+    start: i64,
+) -> Option<(i64, i64)> {
     let header = record::header(batch);
     if header.log_append_time() {
         return Some((header.max_timestamp, meta.base_offset.max(start)));
@@ -106,8 +121,8 @@ fn record_reaching(core: &mut BrokerCore, meta: BatchMeta, batch: &[u8], wanted:
         Codec::None => payload,
         codec => core.inflate(codec, payload).ok()?,
     };
-    let found = Walk::new(header, records).map_while(Result::ok).find(|record| {
-        record.timestamp >= wanted && meta.base_offset + i64::from(record.offset_delta) >= start
-    })?;
+    let found = Walk::new(header, records)
+        .map_while(Result::ok)
+        .find(|record| record.timestamp >= wanted && meta.base_offset + i64::from(record.offset_delta) >= start)?;
     Some((found.timestamp, meta.base_offset + i64::from(found.offset_delta)))
 }

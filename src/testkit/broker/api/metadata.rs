@@ -44,7 +44,8 @@ impl Served for MetadataRequest {
         let may_create = core.options.auto_create && (call.version < 4 || request.allow_auto_topic_creation);
         for wanted in asked {
             let by_id = !wanted.topic_id.is_zero();
-            let name = if by_id { core.cluster.name_of(wanted.topic_id).map(str::to_owned) } else { wanted.name.clone() };
+            let name =
+                if by_id { core.cluster.name_of(wanted.topic_id).map(str::to_owned) } else { wanted.name.clone() };
             let refused = |name: Option<String>, code: i16| MetadataResponseTopic {
                 error_code: code,
                 topic_id: wanted.topic_id,

@@ -18,10 +18,12 @@ impl Served for OffsetCommitRequest {
     fn serve(core: &mut BrokerCore, call: &Call, request: Self) -> Answer<OffsetCommitResponse> {
         let group_id = request.group_id;
         // An error of the whole group is told for each partition; rules aimed at a partition come below.
-        let mut group_error = wrong_coordinator(core, call, &group_id).filter(|code| call.injected_for_all() != Some(*code));
+        let mut group_error =
+            wrong_coordinator(core, call, &group_id).filter(|code| call.injected_for_all() != Some(*code));
         if group_error.is_none() {
             let (member, instance) = (&request.member_id, request.group_instance_id.as_deref());
-            let code = core.groups.check_commit(call.now, &group_id, member, instance, request.generation_id_or_member_epoch);
+            let code =
+                core.groups.check_commit(call.now, &group_id, member, instance, request.generation_id_or_member_epoch);
             group_error = (!code.is_none()).then_some(code);
         }
         let mut answer = OffsetCommitResponse::default();
@@ -30,7 +32,8 @@ impl Served for OffsetCommitRequest {
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for part in topic.partitions {
                 let injected = name.as_deref().and_then(|name| call.injected(name, part.partition_index));
-                let known = name.as_deref().is_some_and(|name| core.cluster.partition(name, part.partition_index).is_some());
+                let known =
+                    name.as_deref().is_some_and(|name| core.cluster.partition(name, part.partition_index).is_some());
                 let mut code = match (injected.or(group_error), &name) {
                     (Some(code), _) => code,
                     (None, None) => ErrorCode::UnknownTopicId,

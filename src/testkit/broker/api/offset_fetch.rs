@@ -23,7 +23,10 @@ impl Served for OffsetFetchRequest {
         let mut answer = OffsetFetchResponse::default();
         if call.version < 8 {
             let asked = request.topics.map(|topics| {
-                topics.into_iter().map(|topic| (topic.name, Uuid::ZERO, topic.partition_indexes)).collect::<Vec<Asked>>()
+                topics
+                    .into_iter()
+                    .map(|topic| (topic.name, Uuid::ZERO, topic.partition_indexes))
+                    .collect::<Vec<Asked>>()
             });
             let told = fetch(core, call, &request.group_id, asked);
             answer.error_code = told.error_code;
@@ -46,7 +49,10 @@ impl Served for OffsetFetchRequest {
         }
         for group in request.groups {
             let asked = group.topics.map(|topics| {
-                topics.into_iter().map(|topic| (topic.name, topic.topic_id, topic.partition_indexes)).collect::<Vec<Asked>>()
+                topics
+                    .into_iter()
+                    .map(|topic| (topic.name, topic.topic_id, topic.partition_indexes))
+                    .collect::<Vec<Asked>>()
             });
             let told = fetch(core, call, &group.group_id, asked);
             answer.groups.push(told);

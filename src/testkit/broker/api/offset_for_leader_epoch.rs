@@ -14,7 +14,9 @@ impl Served for OffsetForLeaderEpochRequest {
             for part in topic.partitions {
                 let found = match call.injected(&topic.topic, part.partition) {
                     Some(code) => Err(code),
-                    None => core.served_partition(call.node, &topic.topic, part.partition, part.current_leader_epoch, false),
+                    None => {
+                        core.served_partition(call.node, &topic.topic, part.partition, part.current_leader_epoch, false)
+                    }
                 };
                 let found = found.map(|state| state.log.end_of_epoch(part.leader_epoch));
                 let mut told = EpochEndOffset {

@@ -66,7 +66,9 @@ impl Served for ProduceRequest {
                             told.record_errors = refusal.records.into_iter().map(of_record).collect();
                         }
                         let state = name.as_deref().and_then(|name| core.cluster.partition(name, part.index));
-                        if let (ErrorCode::NotLeaderOrFollower, true, Some(state)) = (refusal.code, call.version >= 10, state) {
+                        if let (ErrorCode::NotLeaderOrFollower, true, Some(state)) =
+                            (refusal.code, call.version >= 10, state)
+                        {
                             told.current_leader = LeaderIdAndEpoch {
                                 leader_id: state.leader,
                                 leader_epoch: state.leader_epoch,
@@ -142,7 +144,9 @@ fn append(
     };
     if acks == -1 && state.isr.len() < settings.min_insync_replicas {
         let (isr, wanted) = (state.isr.len(), settings.min_insync_replicas);
-        let message = format!("The size of the current ISR : {isr} is insufficient to satisfy the min.isr requirement of {wanted}");
+        let message = format!(
+            "The size of the current ISR : {isr} is insufficient to satisfy the min.isr requirement of {wanted}"
+        );
         return Err(Refusal::new(ErrorCode::NotEnoughReplicas, message));
     }
     let checked = check(core, call, records, &settings);
