@@ -16,6 +16,19 @@ pub enum AutoOffsetReset {
     None,
 }
 
+/// Where reading a partition starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StartAt {
+    /// At this offset.
+    Offset(i64),
+    /// At the first record that still exists.
+    Earliest,
+    /// At the end: behind the last record, or the last stable one under `read_committed`.
+    Latest,
+    /// At the first record whose timestamp is this or later, in milliseconds since 1970; at the end if there is none.
+    Timestamp(i64),
+}
+
 /// Which records of transactions are delivered (`isolation.level`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum IsolationLevel {

@@ -17,7 +17,7 @@ mod producer;
 pub mod setting;
 pub mod table;
 
-pub use consumer::{AutoOffsetReset, ConsumerSettings, IsolationLevel};
+pub use consumer::{AutoOffsetReset, ConsumerSettings, IsolationLevel, StartAt};
 pub use engine::{BackendSetting, Cores, EngineSettings};
 pub use layers::{ConfigError, Layers, Source};
 pub use producer::{Acks, Compression, ProducerSettings};

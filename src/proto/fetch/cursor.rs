@@ -1,0 +1,82 @@
+//! Where one partition is read.
+
+use std::sync::Arc;
+
+use crate::base::backoff::Backoff;
+use crate::base::ids::{BrokerId, Tp, Uuid};
+use crate::base::time::Time;
+use crate::config::StartAt;
+use crate::wire::ErrorCode;
+
+/// Where fetching goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum At {
+    /// To be looked up at the leader.
+    Nowhere(StartAt),
+    /// At this offset.
+    Offset(i64),
+    /// Not at all, until a seek.
+    Stopped,
+}
+
+/// What went wrong last, so that the application hears of it once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Told {
+    Nothing,
+    Broker(ErrorCode),
+    NoProgress,
+}
+
+#[derive(Debug)]
+pub(super) struct Cursor {
+    pub(super) tp: Tp,
+    /// Counts assignments and seeks: answers for an older one are dropped.
+    pub(super) generation: u32,
+    pub(super) at: At,
+    pub(super) paused: bool,
+    /// From the snapshot; the name is empty while the topic is unknown.
+    pub(super) name: Arc<str>,
+    pub(super) topic_id: Uuid,
+    pub(super) leader: Option<BrokerId>,
+    pub(super) leader_epoch: i32,
+    /// Bytes given out and not yet taken by the consumer.
+    pub(super) queued_bytes: usize,
+    /// `partition_max_bytes` of the next request.
+    pub(super) bytes_max: i32,
+    /// Left out of the session because the consumer does not keep up.
+    pub(super) held: bool,
+    pub(super) wait_until: Time,
+    pub(super) backoff: Backoff,
+    pub(super) told: Told,
+}
+
+impl Cursor {
+    /// Whether it may be part of a Fetch to its leader now, as far as it is concerned itself.
+    pub(super) fn is_fetchable(&self, now: Time) -> bool {
+        matches!(self.at, At::Offset(_)) && !self.paused && self.leader.is_some() && self.wait_until <= now
+    }
+
+    /// Whether the consumer has taken enough of what came to ask for more.
+    pub(super) fn is_under_share(&self) -> bool {
+        self.queued_bytes < self.bytes_max as usize / 2
+    }
+
+    /// Whether it got more than its share and even the answer after that lies untouched.
+    pub(super) fn is_far_over_share(&self) -> bool {
+        self.queued_bytes >= 2 * self.bytes_max as usize
+    }
+
+    /// Another generation: everything in flight for the old one is dropped.
+    pub(super) fn restart(&mut self, generation: u32, start: StartAt) {
+        self.generation = generation;
+        self.at = match start {
+            StartAt::Offset(offset) => At::Offset(offset),
+            start => At::Nowhere(start),
+        };
+        self.queued_bytes = 0;
+        self.held = false;
+        self.wait_until = Time::ZERO;
+        self.backoff.reset();
+        self.told = Told::Nothing;
+    }
+}
