@@ -9,3 +9,4 @@
 pub mod cluster;
 pub mod connection;
 pub mod fetch;
+pub mod produce;

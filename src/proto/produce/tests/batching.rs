@@ -1,0 +1,180 @@
+//! Sealing, requests, dynamic batching.
+
+use super::super::*;
+use super::model::*;
+
+fn lingering(linger: u64) -> ProducerSettings {
+    ProducerSettings { linger: ms(linger), idempotence: false, ..Default::default() }
+}
+
+#[test]
+fn r02_linger_seals_and_other_partitions_of_the_broker_join() {
+    let mut rig = Rig::new(lingering(100));
+    rig.send(0, "a");
+    rig.pass(ms(60));
+    rig.send(1, "b");
+    rig.pass(ms(39));
+    assert!(rig.call(B1).is_none());
+    rig.pass(ms(1));
+    let sent = rig.call(B1).unwrap();
+    assert_eq!(sent.parts().len(), 2, "one request with all open batches");
+    rig.accept(&sent);
+    assert!(rig.call(B1).is_none());
+    rig.check_end();
+}
+
+#[test]
+fn r02_linger_100_ms_at_1000_records_a_second_is_ten_requests_a_second() {
+    let mut rig = Rig::new(lingering(100));
+    let mut requests = 0;
+    for i in 0..2_000 {
+        rig.send(i % 4, "x");
+        rig.pass(ms(1));
+        while let Some(sent) = rig.call(B1) {
+            requests += 1;
+            rig.accept(&sent);
+        }
+    }
+    assert!((18..=20).contains(&requests), "{requests} in two seconds");
+}
+
+#[test]
+fn r02_without_linger_records_join_the_request_after_the_one_in_flight() {
+    let mut rig = Rig::new(ProducerSettings { idempotence: false, ..settings() });
+    rig.send(0, "a");
+    let first = rig.call(B1).unwrap();
+    for i in 0..1_000 {
+        rig.send(0, &i.to_string());
+        assert!(rig.call(B1).is_none(), "a request is in flight");
+    }
+    rig.accept(&first);
+    let second = rig.call(B1).unwrap();
+    assert_eq!(second.stamp(0).3, 1_000);
+    rig.accept(&second);
+    rig.check_end();
+}
+
+#[test]
+fn r02_sixteen_kib_go_beside_a_request_in_flight() {
+    let mut rig = Rig::new(ProducerSettings { idempotence: false, ..settings() });
+    rig.send(0, "a");
+    let _first = rig.call(B1).unwrap();
+    rig.send(0, &"x".repeat(10_000));
+    assert!(rig.call(B1).is_none());
+    rig.send(0, &"x".repeat(7_000));
+    assert!(rig.call(B1).is_some());
+}
+
+#[test]
+fn r02_a_waiter_ends_linger() {
+    let mut rig = Rig::new(lingering(1_000));
+    rig.send(0, "a");
+    assert!(rig.call(B1).is_none());
+    rig.send_with(0, "b", |origin| origin.urgent = true);
+    assert_eq!(rig.call(B1).unwrap().stamp(0).3, 2);
+}
+
+#[test]
+fn r03_size_and_count_seal_a_batch() {
+    let mut rig = Rig::new(ProducerSettings { batch_size: 1_000, ..lingering(1_000) });
+    for _ in 0..5 {
+        rig.send(0, &"x".repeat(300));
+    }
+    let sent = rig.call(B1).unwrap();
+    assert_eq!(sent.stamp(0).3, 3);
+    assert!(sent.bytes(0).len() <= 1_000, "with the 61-byte header");
+
+    let mut rig = Rig::new(ProducerSettings { batch_count_max: Some(2), ..lingering(1_000) });
+    for _ in 0..3 {
+        rig.send(0, "x");
+    }
+    assert_eq!(rig.call(B1).unwrap().stamp(0).3, 2);
+}
+
+#[test]
+fn r14_one_request_carries_one_batch_of_every_ready_partition() {
+    let mut rig = Rig::new(ProducerSettings { batch_count_max: Some(1), ..lingering(1_000) });
+    for round in 0..3 {
+        for partition in 0..4 {
+            rig.send(partition, &format!("{partition}-{round}"));
+        }
+    }
+    rig.produce.flush(P);
+    let sent: Vec<_> = std::iter::from_fn(|| rig.call(B1)).collect();
+    assert_eq!(sent.iter().map(|sent| sent.parts().len()).collect::<Vec<_>>(), [4, 4, 4]);
+    for sent in &sent {
+        rig.accept(sent);
+    }
+    for partition in 0..4 {
+        assert_eq!(rig.log(partition), (0..3).map(|round| format!("{partition}-{round}")).collect::<Vec<_>>());
+    }
+    rig.check_end();
+}
+
+#[test]
+fn r14_requests_do_not_mix_acks() {
+    let mut rig = Rig::new(lingering(1_000));
+    let other = ProducerIx(1);
+    let leader = ProducerSettings { acks: crate::config::Acks::Leader, ..lingering(1_000) };
+    rig.produce.add_producer(other, std::sync::Arc::new(leader));
+    rig.send(0, "all");
+    let ix = rig.produce.partition(other, tp(0));
+    let mut body = Vec::new();
+    crate::batch::encode_body(None, Some(b"leader"), std::iter::empty(), &mut body);
+    let origin =
+        Origin { lane: crate::base::ids::LaneId(2), space: 0, ticket: 0, mark: 0, tracked: false, urgent: false };
+    let record = Arrival { timestamp_ms: 5, body: &body, origin, charge: 0 };
+    rig.produce.append(rig.now, ix, &record, &mut rig.out);
+    rig.produce.pressure();
+    let acks: Vec<_> = std::iter::from_fn(|| rig.call(B1)).map(|sent| sent.request.acks).collect();
+    assert_eq!(acks, [-1, 1]);
+}
+
+#[test]
+fn a_request_stays_within_max_request_size_and_nobody_starves() {
+    let size = ProducerSettings { batch_size: 1_000, max_request_size: 2_100, ..lingering(1_000) };
+    let mut rig = Rig::new(size);
+    for _ in 0..12 {
+        for partition in 0..4 {
+            rig.send(partition, &"x".repeat(900));
+        }
+    }
+    rig.produce.flush(P);
+    let mut served = [0; 4];
+    for _ in 0..8 {
+        let sent = rig.call(B1).unwrap();
+        assert!(sent.parts().len() <= 2);
+        sent.parts().iter().for_each(|part| served[part.index as usize] += 1);
+        rig.accept(&sent);
+    }
+    assert_eq!(served, [4; 4]);
+}
+
+#[test]
+fn r08_memory_pressure_ends_linger() {
+    let mut rig = Rig::new(lingering(1_000));
+    rig.send(0, "a");
+    assert!(rig.call(B1).is_none());
+    rig.produce.pressure();
+    assert!(rig.call(B1).is_some());
+}
+
+#[test]
+fn d1_22_flush_ends_linger_for_all_partitions() {
+    let mut rig = Rig::new(lingering(1_000));
+    (0..4).for_each(|partition| rig.send(partition, "a"));
+    rig.produce.flush(P);
+    assert_eq!(rig.call(B1).unwrap().parts().len(), 4);
+}
+
+#[test]
+fn names_are_used_where_topic_ids_are_unknown() {
+    let mut rig = Rig::new(lingering(0));
+    rig.send(0, "a");
+    assert_eq!(rig.call(B1).unwrap().version, 13);
+    let mut rig = Rig::new(lingering(0));
+    rig.leaders_at(1, &[Some(B1)], crate::base::ids::Uuid::ZERO);
+    rig.send(0, "a");
+    let sent = rig.call(B1).unwrap();
+    assert_eq!((sent.version, sent.request.topic_data[0].name.as_str()), (12, "t"));
+}

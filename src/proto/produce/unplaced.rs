@@ -1,0 +1,171 @@
+//! Records of topics whose metadata is not known yet: kept in order, placed when it arrives (design §3.7).
+
+use super::*;
+
+/// Chooses the partition of an unplaced record, once its topic's partitions are known.
+pub trait Placement {
+    /// The partition of a record with this body; out of range fails the record.
+    fn place(&mut self, producer: ProducerIx, topic: TopicIx, keyed: bool, body: &[u8], leaders: &[LeaderFact]) -> i32;
+}
+
+#[derive(Debug)]
+struct Held {
+    producer: ProducerIx,
+    origin: Origin,
+    keyed: bool,
+    timestamp_ms: i64,
+    at: Time,
+    len: u32,
+    charge: u32,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    records: VecDeque<Held>,
+    /// The bodies, one behind the other; the first `taken` bytes are of records that are gone.
+    bodies: Vec<u8>,
+    taken: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Unplaced {
+    topics: BTreeMap<TopicIx, Waiting>,
+}
+
+impl Unplaced {
+    pub fn is_empty(&self) -> bool {
+        self.topics.is_empty()
+    }
+
+    pub fn next_deadline(&self) -> Time {
+        // Looked at rarely: topics wait here for one metadata round trip, as a rule.
+        self.topics
+            .values()
+            .filter_map(|waiting| waiting.records.front())
+            .map(|held| held.at)
+            .min()
+            .unwrap_or(Time::NEVER)
+    }
+}
+
+impl Produce {
+    /// Keeps a record until its topic is known.
+    pub fn append_unplaced(
+        &mut self,
+        now: Time,
+        producer: ProducerIx,
+        topic: TopicIx,
+        keyed: bool,
+        record: &Arrival<'_>,
+        settle: &mut impl Settle,
+    ) {
+        let Arrival { timestamp_ms, body, ref origin, charge } = *record;
+        let timeout = self.producer(producer).map(|producer| producer.settings.delivery_timeout);
+        let Some(timeout) = timeout.filter(|_| !self.stopped) else {
+            let tp = Tp { topic, partition: -1 };
+            settle.settled(producer, tp, &Run::of(origin), Outcome::Failed(Reason::Closed));
+            settle.release(charge);
+            self.stats.failed += 1;
+            return;
+        };
+        let entry = self.topics.entry(topic).or_default();
+        if !entry.known() && !self.unplaced.topics.contains_key(&topic) {
+            self.actions.push_back(Action::Refresh { topic, why: Stale::Unknown });
+        }
+        let waiting = self.unplaced.topics.entry(topic).or_default();
+        waiting.bodies.extend_from_slice(body);
+        waiting.records.push_back(Held {
+            producer,
+            origin: *origin,
+            keyed,
+            timestamp_ms,
+            at: now + timeout,
+            len: body.len() as u32,
+            charge: charge as u32,
+        });
+    }
+
+    /// Whether records of the topic wait for metadata.
+    pub fn has_unplaced(&self, topic: TopicIx) -> bool {
+        self.unplaced.topics.contains_key(&topic)
+    }
+
+    /// Places what waited for a topic, in order, as soon as its partitions are known.
+    pub(super) fn place(
+        &mut self,
+        now: Time,
+        topic: TopicIx,
+        settle: &mut impl Settle,
+        choose: &mut impl Placement,
+        leaders: &[LeaderFact],
+    ) {
+        if leaders.is_empty() {
+            return;
+        }
+        let Some(waiting) = self.unplaced.topics.remove(&topic) else { return };
+        let mut at = waiting.taken;
+        for held in waiting.records {
+            let end = at + held.len as usize;
+            let body = &waiting.bodies[at..end];
+            at = end;
+            let partition = choose.place(held.producer, topic, held.keyed, body, leaders);
+            if !(0..leaders.len() as i64).contains(&i64::from(partition)) {
+                let tp = Tp { topic, partition: -1 };
+                let outcome = Outcome::Failed(Reason::NoSuchPartition);
+                settle.settled(held.producer, tp, &Run::of(&held.origin), outcome);
+                settle.release(held.charge as usize);
+                self.stats.failed += 1;
+                continue;
+            }
+            let tp = Tp { topic, partition };
+            let ix = self.partition(held.producer, tp);
+            let fact = leaders[partition as usize];
+            if self.part(ix).leader.is_none() {
+                self.set_leader(ix, fact, false);
+            }
+            let Held { timestamp_ms, origin, charge, .. } = held;
+            let record = Arrival { timestamp_ms, body, origin, charge: charge as usize };
+            self.append(now, ix, &record, settle);
+        }
+    }
+
+    /// The topic does not exist, or may not be written: what waits for it fails.
+    pub fn fail_topic(&mut self, topic: TopicIx, code: ErrorCode, settle: &mut impl Settle) {
+        if let Some(waiting) = self.unplaced.topics.remove(&topic) {
+            for held in waiting.records {
+                self.refuse_held(topic, &held, Reason::Broker(code), settle);
+            }
+        }
+    }
+
+    fn refuse_held(&mut self, topic: TopicIx, held: &Held, reason: Reason, settle: &mut impl Settle) {
+        self.stats.failed += 1;
+        let tp = Tp { topic, partition: -1 };
+        settle.settled(held.producer, tp, &Run::of(&held.origin), Outcome::Failed(reason));
+        settle.release(held.charge as usize);
+    }
+
+    pub(super) fn expire_unplaced(&mut self, now: Time, settle: &mut impl Settle) {
+        if self.unplaced.next_deadline() > now {
+            return;
+        }
+        let mut topics = std::mem::take(&mut self.unplaced.topics);
+        for (topic, waiting) in &mut topics {
+            while waiting.records.front().is_some_and(|held| held.at <= now) {
+                let Some(held) = waiting.records.pop_front() else { break };
+                waiting.taken += held.len as usize;
+                self.refuse_held(*topic, &held, Reason::Timeout(ErrorCode::UnknownTopicOrPartition), settle);
+            }
+        }
+        topics.retain(|_, waiting| !waiting.records.is_empty());
+        self.unplaced.topics = topics;
+    }
+
+    pub(super) fn stop_unplaced(&mut self, settle: &mut impl Settle) {
+        for (topic, waiting) in std::mem::take(&mut self.unplaced.topics) {
+            for held in waiting.records {
+                self.refuse_held(topic, &held, Reason::Closed, settle);
+            }
+        }
+    }
+}
