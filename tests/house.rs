@@ -337,14 +337,37 @@ fn test_only_files(every: &[Source]) -> BTreeSet<String> {
             None if file.path == "src/lib.rs" => "src".to_owned(),
             None => file.path.trim_end_matches(".rs").to_owned(),
         };
-        for module in test_modules(&code_only(&file.text)) {
-            let (one, many) = (format!("{folder}/{module}.rs"), format!("{folder}/{module}/"));
-            out.extend(
-                every.iter().map(|file| &file.path).filter(|path| **path == one || path.starts_with(&many)).cloned(),
-            );
+        for module in test_modules(&file.text) {
+            // A #[path] counts from the folder of the declaring file, a name from the folder of its children.
+            let (one, many) = match module.strip_suffix(".rs") {
+                Some(_) => {
+                    (format!("{}/{module}", file.path.rsplit_once('/').map_or("", |(folder, _)| folder)), String::new())
+                }
+                None => (format!("{folder}/{module}.rs"), format!("{folder}/{module}/")),
+            };
+            let belongs = |path: &str| path == one || (!many.is_empty() && path.starts_with(&many));
+            out.extend(every.iter().map(|file| &file.path).filter(|path| belongs(path)).cloned());
         }
     }
     out
+}
+
+#[test]
+fn files_that_only_tests_compile_are_known() {
+    let file = |path: &str, text: &str| Source { path: path.into(), text: text.into() };
+    let every = [
+        file(
+            "src/a/mod.rs",
+            "#[cfg(test)]\nmod tests;\n#[cfg(all(test, not(loom)))]\n#[path = \"x_tests.rs\"]\nmod x;\nmod y;",
+        ),
+        file("src/a/tests.rs", ""),
+        file("src/a/tests/deep.rs", ""),
+        file("src/a/x_tests.rs", ""),
+        file("src/a/y.rs", "#[cfg(test)]\nmod inner;"),
+        file("src/a/y/inner.rs", ""),
+    ];
+    let found: Vec<String> = test_only_files(&every).into_iter().collect();
+    assert_eq!(found, ["src/a/tests.rs", "src/a/tests/deep.rs", "src/a/x_tests.rs", "src/a/y/inner.rs"]);
 }
 
 fn kept(path: &str) -> bool {

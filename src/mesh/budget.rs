@@ -9,7 +9,7 @@
 //! next. Nobody passes a waiter: with one in the queue, [`Budget::try_take`] refuses.
 //!
 //! Issue 4 adds the dynamic share per partition (at most half of what is free): its place is the key of a waiter, beside
-//! `bytes` in [`Waiter`], and a queue per partition in [`Queue`].
+//! `bytes` in `Waiter`, and a queue per partition in `Queue`.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::base::time::Now;
 
-/// The backend that [`super::probe`] chose.
+/// The backend that [`super::probe()`] chose.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,

@@ -160,9 +160,16 @@ pub fn without_tests(code: &str) -> String {
     String::from_utf8(out).expect("whole items were replaced by ASCII blanks")
 }
 
-/// Modules in files of their own that only tests compile: the names in `#[cfg(test)] mod name;`.
-pub fn test_modules(code: &str) -> Vec<String> {
-    test_items(code).into_iter().filter_map(|(_, _, module)| module).collect()
+/// Files that only tests compile: for `#[cfg(test)] mod name;` the name, for one with `#[path = "file.rs"]` the file.
+pub fn test_modules(text: &str) -> Vec<String> {
+    test_items(&code_only(text))
+        .into_iter()
+        .filter_map(|(start, end, module)| {
+            let module = module?;
+            let given = text[start..end].split_once("#[path = \"").and_then(|(_, rest)| rest.split_once('"'));
+            Some(given.map_or(module, |(file, _)| file.to_owned()))
+        })
+        .collect()
 }
 
 /// (start of the attribute, end of the item, name if it is `mod name;`).
@@ -197,8 +204,7 @@ fn test_items(code: &str) -> Vec<(usize, usize, Option<String>)> {
             at += 1;
         }
         let end = (at + 1).min(code.len());
-        let item = &code[close..end];
-        let module = item
+        let module = code[close..end]
             .trim_end()
             .strip_suffix(';')
             .and_then(|item| item.rsplit_once("mod ").map(|(_, name)| name.trim().to_owned()))

@@ -215,6 +215,7 @@ impl std::fmt::Debug for Decompressor {
 
 impl Decompressor {
     /// A decompressor that refuses batches of more than `limit` decompressed bytes.
+    #[allow(clippy::needless_update, reason = "without any codec `limit` is the only field")]
     pub fn new(limit: usize) -> Self {
         Self { limit, ..Self::default() }
     }

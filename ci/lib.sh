@@ -1,0 +1,58 @@
+# Shared by ci/test and the lanes; sourced, not run. bash.
+set -euo pipefail
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+cd "$ROOT"
+export OTTLA_CACHE="${OTTLA_CACHE:-$ROOT/.cache}"
+export OTTLA_OUT="${OTTLA_OUT:-$ROOT/target/ci-out}"
+mkdir -p "$OTTLA_CACHE" "$OTTLA_OUT"
+export CARGO_TERM_COLOR=never CARGO_INCREMENTAL=0 RUST_BACKTRACE=1
+# One profile for everything that runs: optimised, with assertions and overflow checks.
+PROFILE=(--profile ci --locked)
+
+# A directory of this lane's own, removed when it ends; what `at_exit` was given runs first, last one first.
+SCRATCH="$(mktemp -d "${TMPDIR:-/tmp}/ottla-lane-XXXXXX")"
+EXIT_STEPS=()
+at_exit() { EXIT_STEPS=("$*" ${EXIT_STEPS[@]+"${EXIT_STEPS[@]}"}); }
+finish() {
+  local status=$? step
+  trap - EXIT INT TERM
+  for step in ${EXIT_STEPS[@]+"${EXIT_STEPS[@]}"}; do eval "$step" || true; done
+  rm -rf "$SCRATCH"
+  exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# need COMMAND DEBIAN_PACKAGE...: installs the packages unless the command is there.
+need() {
+  local command="$1"
+  shift
+  command -v "$command" >/dev/null && return
+  echo "installing $* for $command"
+  (flock 9
+   command -v "$command" >/dev/null && exit 0
+   export DEBIAN_FRONTEND=noninteractive
+   apt-get -qq update && apt-get -qq -y --no-install-recommends install "$@" >/dev/null) 9>/tmp/ottla-apt.lock
+  command -v "$command" >/dev/null || { echo "no $command after installing $*"; return 1; }
+}
+need_java() { need javac openjdk-17-jdk-headless && need mvn maven; }
+
+# The `ottla` program as CI tests it.
+OTTLA="$ROOT/target/ci/ottla"
+build_ottla() { cargo build "${PROFILE[@]}" --all-features --bin ottla; }
+
+# The name of every tests/NAME.rs that the given glob picks.
+test_targets() { (cd tests && for file in $1; do [ -e "$file" ] && basename "$file" .rs; done) || true; }
+
+# start_kafka NODES [ARGS...]: a real broker for this lane; sets KAFKA_BOOTSTRAP and KAFKA_DATA.
+start_kafka() {
+  local nodes="$1"
+  shift
+  need_java
+  at_exit "'$ROOT/ci/kafka' stop --dir '$SCRATCH/kafka'"
+  "$ROOT/ci/kafka" start --nodes "$nodes" --dir "$SCRATCH/kafka" "$@" >"$SCRATCH/kafka.env"
+  # shellcheck disable=SC1091
+  . "$SCRATCH/kafka.env"
+  echo "kafka: $nodes node(s) at $KAFKA_BOOTSTRAP"
+}
