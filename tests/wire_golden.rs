@@ -1,0 +1,312 @@
+//! Every message × version against what Kafka's own Java classes write (`tests/golden/messages.gz`, written by
+//! `ci/golden/Golden.java`; `ci/golden/run` writes it anew, compares, and lets Java read what we write).
+//!
+//! Lines are `name|version|case|hex|json`. Cases: full (all fields non-default), null (nullables null), empty and three
+//! (arrays of 0 and 3; full has 1), default, notags, unknown (tagged fields that nobody defines in every structure).
+
+// The whole file is a test; clippy only knows that of functions marked so.
+#![allow(clippy::unwrap_used)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::Read;
+
+use bytes::Bytes;
+use ottla::wire::any::{self, Which};
+use ottla::wire::json::{Records, base64};
+use ottla::wire::{ApiKey, ErrorCode, VersionRange};
+use serde_json::Value;
+
+/// What the file must at least hold: messages, message versions, lines, and lines per case.
+const MESSAGES: usize = 166;
+const MESSAGE_VERSIONS: usize = 575;
+const CASES: [(&str, usize); 7] =
+    [("full", 575), ("null", 288), ("empty", 456), ("three", 456), ("default", 509), ("notags", 20), ("unknown", 317)];
+
+struct Golden {
+    name: String,
+    which: Which,
+    version: i16,
+    case: String,
+    bytes: Vec<u8>,
+    json: Value,
+}
+
+impl Golden {
+    fn at(&self) -> String {
+        format!("{} version {} case {}", self.name, self.version, self.case)
+    }
+}
+
+fn golden() -> Vec<Golden> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/messages.gz");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_string(&mut text).unwrap();
+    let line = |line: &str| {
+        let parts: Vec<&str> = line.splitn(5, '|').collect();
+        let [name, version, case, hex, json] = parts[..] else { panic!("not a golden line: {line}") };
+        Golden {
+            name: name.to_owned(),
+            which: Which::Named(name.to_owned()),
+            version: version.parse().unwrap(),
+            case: case.to_owned(),
+            bytes: any::unhex(hex).unwrap(),
+            json: serde_json::from_str(json).unwrap(),
+        }
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn the_golden_file_covers_every_message_version_and_case() {
+    let golden = golden();
+    let mut versions: BTreeMap<&str, BTreeSet<i16>> = BTreeMap::new();
+    let mut cases: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in &golden {
+        versions.entry(&line.name).or_default().insert(line.version);
+        *cases.entry(&line.case).or_default() += 1;
+    }
+    let all: usize = versions.values().map(BTreeSet::len).sum();
+    println!("golden: {} messages, {all} message versions, {} lines {cases:?}", versions.len(), golden.len());
+    assert_eq!((versions.len(), all), (MESSAGES, MESSAGE_VERSIONS));
+    assert_eq!(cases, CASES.into_iter().collect());
+    for (name, versions) in &versions {
+        let VersionRange { min, max } = any::versions(&Which::Named((*name).to_owned())).unwrap();
+        assert_eq!(*versions, (min..=max).collect::<BTreeSet<_>>(), "{name}");
+    }
+    // Both directions of every API, and the twelve headers and schemas.
+    for key in ApiKey::all() {
+        for suffix in ["Request", "Response"] {
+            assert!(versions.contains_key(format!("{}{suffix}", key.name()).as_str()), "{key:?} {suffix}");
+        }
+    }
+    assert_eq!(versions.len(), 2 * ApiKey::all().count() + 12);
+}
+
+/// `tests/golden/errors.txt`: code|NAME|text of every error of Kafka's `Errors`.
+#[test]
+fn error_codes_are_javas() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/errors.txt")).unwrap();
+    let mut codes = Vec::new();
+    for line in text.lines() {
+        let [code, name, sentence] = line.splitn(3, '|').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let code = ErrorCode::from(code.parse::<i16>().unwrap());
+        assert_eq!(code.name(), name);
+        assert_eq!(code.text(), if code.is_none() { "No error." } else { sentence });
+        codes.push(code);
+    }
+    assert_eq!(codes, ErrorCode::ALL);
+    assert_eq!(codes.len(), 135);
+}
+
+#[test]
+fn javas_bytes_decode_and_encode_to_the_same_bytes() {
+    for line in golden() {
+        let body = Bytes::from(line.bytes.clone());
+        let decoded = any::decode(&line.which, line.version, &body, Records::Size);
+        let decoded = decoded.unwrap_or_else(|error| panic!("{}: {error}", line.at()));
+        assert_eq!(any::hex(&decoded.bytes), any::hex(&line.bytes), "{}", line.at());
+    }
+}
+
+#[test]
+fn what_is_decoded_is_javas_json() {
+    for line in golden() {
+        let body = Bytes::from(line.bytes.clone());
+        let decoded = any::decode(&line.which, line.version, &body, Records::Size).unwrap();
+        assert_eq!(decoded.json, line.json, "{}", line.at());
+    }
+}
+
+#[test]
+fn javas_json_encodes_to_javas_bytes() {
+    let mut encoded = 0;
+    // JSON does not show unknown tagged fields.
+    for line in golden().into_iter().filter(|line| line.case != "unknown") {
+        let bytes = any::encode(&line.which, line.version, &with_records(line.json.clone()));
+        let bytes = bytes.unwrap_or_else(|error| panic!("{}: {error}", line.at()));
+        assert_eq!(any::hex(&bytes), any::hex(&line.bytes), "{}", line.at());
+        encoded += 1;
+    }
+    assert_eq!(encoded, CASES.iter().map(|(_, count)| count).sum::<usize>() - 317);
+}
+
+/// Puts the record sets in place of their sizes: `Golden.java` fills them with bytes that follow from the size.
+fn with_records(json: Value) -> Value {
+    match json {
+        Value::Array(all) => all.into_iter().map(with_records).collect(),
+        Value::Object(all) => all
+            .into_iter()
+            .map(|(name, value)| match value.as_u64() {
+                Some(size) if name == "recordsSizeInBytes" => {
+                    let records: Vec<u8> = (0..size).map(|i| (size + 37 * i) as u8).collect();
+                    ("records".to_owned(), Value::from(base64(&records)))
+                }
+                _ => (name, with_records(value)),
+            })
+            .collect(),
+        other => other,
+    }
+}
+
+/// Values of our own, so that Java reads what it did not write itself: every number, text and truth differs from the
+/// golden ones, and arrays are one longer. Written to the file that `OTTLA_GOLDEN_OURS` names, in the golden form.
+#[test]
+fn what_we_write_is_put_down_for_java_to_read() {
+    let mut out = String::new();
+    let mut lines = 0;
+    for line in golden() {
+        let (name, version) = (&line.name, line.version);
+        let mut put = |case: &str, bytes: &[u8]| {
+            let again = any::decode(&line.which, version, &Bytes::copy_from_slice(bytes), Records::Size).unwrap();
+            assert_eq!(again.bytes, bytes);
+            writeln!(out, "{name}|{version}|{case}|{}|{}", any::hex(bytes), again.json).unwrap();
+            lines += 1;
+        };
+        // Our encoding of Java's value, unknown tags included.
+        let body = Bytes::from(line.bytes.clone());
+        put(&line.case, &any::decode(&line.which, version, &body, Records::Size).unwrap().bytes);
+        if matches!(line.case.as_str(), "full" | "three" | "null") {
+            let changed = changed(with_records(line.json.clone()));
+            let bytes = any::encode(&line.which, version, &changed);
+            put("ours", &bytes.unwrap_or_else(|error| panic!("{}: {error}\n{changed}", line.at())));
+        }
+    }
+    println!("golden: {lines} lines for java to read");
+    assert_eq!(lines, 2621 + 575 + 456 + 288);
+    if let Ok(path) = std::env::var("OTTLA_GOLDEN_OURS") {
+        std::fs::write(path, out).unwrap();
+    }
+}
+
+fn changed(json: Value) -> Value {
+    match json {
+        Value::Array(all) => {
+            let mut all: Vec<Value> = all.into_iter().map(changed).collect();
+            all.extend(all.last().cloned());
+            Value::Array(all)
+        }
+        Value::Object(all) => all.into_iter().map(|(name, value)| (name, changed(value))).collect(),
+        Value::Bool(value) => Value::Bool(!value),
+        Value::Number(number) => match number.as_i64() {
+            Some(number) => Value::from(number + 1),
+            None => Value::from(number.as_f64().unwrap() + 1.25),
+        },
+        // `Golden.java` writes texts as "s12" and "s15-é..": not UUIDs, not base64.
+        Value::String(text)
+            if text.starts_with('s') && text[1..].chars().take_while(|c| *c != '-').all(|c| c.is_ascii_digit()) =>
+        {
+            Value::from(text + " ours: äß€")
+        }
+        other => other,
+    }
+}
+
+/// Runs `each` on all lines, on two threads.
+fn on_two_threads(each: impl Fn(&Golden) -> usize + Sync) -> usize {
+    let golden = golden();
+    std::thread::scope(|scope| {
+        let half = |parity: usize| {
+            let (golden, each) = (&golden, &each);
+            scope.spawn(move || golden.iter().skip(parity).step_by(2).map(each).sum::<usize>())
+        };
+        let threads = [half(0), half(1)];
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    })
+}
+
+#[test]
+fn every_truncation_is_an_error() {
+    let truncations = on_two_threads(|line| {
+        for end in 0..line.bytes.len() {
+            let short = any::check(&line.which, line.version, &line.bytes[..end]);
+            assert!(short.is_err(), "{} is read from {end} of {} bytes", line.at(), line.bytes.len());
+        }
+        assert_eq!(any::check(&line.which, line.version, &line.bytes), Ok(line.bytes.len()), "{}", line.at());
+        line.bytes.len()
+    });
+    println!("golden: {truncations} truncations refused");
+    assert!(truncations > 400_000);
+}
+
+/// Every byte of every message becomes, in turn, the start of an enormous, negative or slightly wrong length or count:
+/// no panic, and never more memory than the input's size justifies.
+#[test]
+fn changed_lengths_never_panic_and_never_reserve_more_than_the_input_justifies() {
+    const LENGTHS: [&[u8]; 9] = [
+        &[0x00],
+        &[0x01],
+        &[0x7f],
+        &[0x80],
+        &[0xff],
+        &[0x7f, 0xff, 0xff, 0xff],
+        &[0x80, 0x00, 0x00, 0x00],
+        &[0x00, 0x0f, 0xff, 0xff],
+        &[0xff, 0xff, 0xff, 0xff, 0x0f],
+    ];
+    let tried = on_two_threads(|line| {
+        let mut changed = line.bytes.clone();
+        let mut tried = 0;
+        // Arrays of three and unknown tags repeat what the other cases hold: a sample of their many bytes is enough.
+        let step = if matches!(line.case.as_str(), "three" | "unknown") { 7 } else { 1 };
+        for at in (0..line.bytes.len()).step_by(step) {
+            for length in LENGTHS {
+                let end = line.bytes.len().min(at + length.len());
+                changed[at..end].copy_from_slice(&length[..end - at]);
+                let peak = peak_bytes(|| {
+                    // Whether it is an error depends on what the byte was.
+                    let _ = any::check(&line.which, line.version, &changed);
+                });
+                assert!(peak <= allowed(changed.len()), "{}, byte {at} = {length:x?}: {peak} bytes taken", line.at());
+                changed[at..end].copy_from_slice(&line.bytes[at..end]);
+                tried += 1;
+            }
+        }
+        tried
+    });
+    println!("golden: {tried} changed messages survived");
+    assert!(tried > 850_000);
+}
+
+/// A value takes more memory than its bytes: a structure of two bytes may be 200 in memory, and vectors grow by doubling.
+fn allowed(input: usize) -> usize {
+    1024 + 160 * input
+}
+
+/// The system's allocator, counting what this thread holds.
+struct Counting;
+
+thread_local! {
+    static HELD: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+}
+
+fn peak_bytes(work: impl FnOnce()) -> usize {
+    let before = HELD.get().0;
+    HELD.set((before, before));
+    work();
+    HELD.get().1 - before
+}
+
+// SAFETY: (owner) every call goes to `System` unchanged, so its guarantees are ours; (bounds, lifetime) the counters are
+// plain numbers of the calling thread and touch no allocated memory.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = HELD.try_with(|held| {
+            let now = held.get().0.wrapping_add(layout.size());
+            held.set((now, held.get().1.max(now)));
+        });
+        // SAFETY: as above; the caller's promises about `layout` are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        let _ = HELD.try_with(|held| held.set((held.get().0.wrapping_sub(layout.size()), held.get().1)));
+        // SAFETY: as above; `memory` came from `System` with this layout.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
