@@ -7,4 +7,6 @@
 //! Never built from the client's own state machines: a broker made of them would be wrong together with them.
 
 pub mod broker;
+pub mod clock;
 pub mod net;
+pub mod sim;

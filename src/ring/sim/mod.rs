@@ -9,5 +9,8 @@
 //!
 //! Invariants: same seed, same parties → same run (trace hash); bytes of one connection arrive in order, or not at all.
 
+mod backend;
 pub mod net;
 pub mod schedule;
+
+pub use backend::{SimBackend, SimWaker};

@@ -117,6 +117,8 @@ struct Conn {
     attempt: Attempt,
     /// Held: nothing arrives.
     held: bool,
+    /// Reset: nothing sent from now on arrives, also while the sides do not know it yet.
+    broken: bool,
     /// Client, server.
     ends: [End; 2],
     /// From the client, from the server.
@@ -292,7 +294,10 @@ impl Network {
         let end = |party| End { party, closed: false, reset: None };
         let client = SocketAddr::new([127, 0, 0, 1].into(), port);
         let ends = [end(party), end(server)];
-        core.conns.insert(id, Conn { address, client, attempt, held, ends, pipes: [Pipe::default(), Pipe::default()] });
+        core.conns.insert(
+            id,
+            Conn { address, client, attempt, held, broken: false, ends, pipes: [Pipe::default(), Pipe::default()] },
+        );
         EndId { conn: id, side: 0 }
     }
 
@@ -335,6 +340,9 @@ impl Network {
             let at = now + self.schedule.duration(rates.latency) + self.schedule.duration(rates.latency);
             conn.ends[end.me()].reset.get_or_insert(at);
             self.schedule.wake_at(conn.ends[end.me()].party, at);
+            return Ok(count);
+        }
+        if conn.broken {
             return Ok(count);
         }
         let taken = count;
@@ -476,6 +484,7 @@ impl Network {
         let latency = core.rates.latency;
         let Some(conn) = core.conns.get_mut(&id) else { return };
         self.schedule.count("connections reset");
+        conn.broken = true;
         for end in &mut conn.ends {
             let at = now + self.schedule.duration(latency);
             end.reset = Some(end.reset.map_or(at, |known| known.min(at)));

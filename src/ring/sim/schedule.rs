@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
 
 use crate::base::gate::{Medium, Weather};
@@ -75,6 +76,9 @@ struct Inner {
     climate: Climate,
     parties: Vec<PartyState>,
     wakes: BTreeSet<(Time, Party)>,
+    /// Wakers to call at a time, in the order in which they were set.
+    timers: BTreeMap<(Time, u64), Waker>,
+    next_timer: u64,
     counts: BTreeMap<&'static str, u64>,
     trace: u64,
     turns: u64,
@@ -97,6 +101,8 @@ impl Schedule {
             climate,
             parties: Vec::new(),
             wakes: BTreeSet::new(),
+            timers: BTreeMap::new(),
+            next_timer: 0,
             counts: BTreeMap::new(),
             trace: seed,
             turns: 0,
@@ -236,6 +242,14 @@ impl Schedule {
         }
     }
 
+    /// Calls a task's waker at `at`: the timer behind sleeping tasks.
+    pub fn call_at(&self, at: Time, waker: Waker) {
+        let mut inner = self.lock();
+        let id = inner.next_timer;
+        inner.next_timer += 1;
+        inner.timers.insert((at, id), waker);
+    }
+
     /// The party has work left: another turn as soon as this one is over.
     pub fn again(&self, party: Party) {
         let mut inner = self.lock();
@@ -252,11 +266,20 @@ impl Schedule {
     /// Moves time to the next moment at which somebody has a turn and gives everyone who has one, in an order drawn from
     /// the seed. `None`: nobody will ever have a turn again.
     pub fn advance(&self) -> Option<Vec<Party>> {
-        let mut inner = self.lock();
         loop {
+            let mut inner = self.lock();
             let at = inner.next_time()?;
             inner.now = inner.now.max(at);
             let now = inner.now;
+            if let Some(timer) = inner.timers.first_entry()
+                && timer.key().0 <= now
+            {
+                let waker = timer.remove();
+                // A waker comes back here and takes the lock.
+                drop(inner);
+                waker.wake();
+                continue;
+            }
             let mut due: Vec<Party> = Vec::new();
             while let Some((when, party)) = inner.wakes.first().copied()
                 && when <= now
@@ -321,12 +344,10 @@ impl Inner {
 
     fn next_time(&self) -> Option<Time> {
         let woken = self.wakes.first().map(|(at, _)| *at);
+        let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
         let waiting = self.parties.iter().filter(|state| !state.stopped).map(|state| state.deadline);
         let deadline = waiting.min().filter(|deadline| *deadline != Time::NEVER);
-        match (woken, deadline) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [woken, timer, deadline].into_iter().flatten().min()
     }
 
     fn shuffle(&mut self, parties: &mut [Party]) {
