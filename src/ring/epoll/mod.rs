@@ -370,8 +370,12 @@ impl Backend for EpollBackend {
             self.collect(wait)?;
         }
         let mut budget = self.turn_bytes_max;
-        // What is queued from here on belongs to the next turn.
+        // What is queued from here on belongs to the next turn. A spent budget ends this one: who was not visited is first
+        // in the next, or a loud socket at the front would keep the others out for ever.
         for _ in 0..self.ready.len() {
+            if budget == 0 {
+                break;
+            }
             let Some(sock) = self.ready.pop_front() else { break };
             self.visit(sock, events, &mut budget);
         }

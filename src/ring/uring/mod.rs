@@ -4,6 +4,7 @@
 //!   open/send/receive/close ──► dirty queue ──► entries ──► one enter per turn (submit, wait, deadline) ──► completions
 //!   completion ── user data = kind:8 | generation:24 | index:32 ──► socket's flags ──► Events
 //!   received ──► buffer of the ring, lent to Events::data, given back; tail published once per turn
+//!   bytes of the turn spent ──► backlog, told first in the next turn
 //!   no buffer left ──► starved queue ──► re-armed when a quarter of the ring is free again, oldest first
 //! ```
 //! Never: closes a socket or frees memory that an operation in flight points to, keeps a buffer beyond its turn, submits
@@ -82,6 +83,10 @@ pub struct UringBackend {
     wake_count: Option<Held<u64>>,
     wake: Arc<OwnedFd>,
     wake_armed: bool,
+    /// Completions taken off the queue but not told yet, because their turn's bytes were spent.
+    backlog: VecDeque<Completion>,
+    /// Those of them that hold a buffer.
+    backlog_buffers: usize,
     dirty: VecDeque<Sock>,
     starved: VecDeque<Sock>,
     /// Operations with the kernel that point to our memory.
@@ -110,6 +115,8 @@ impl UringBackend {
             wake_count: Some(Held::new(0)),
             wake,
             wake_armed: false,
+            backlog: VecDeque::new(),
+            backlog_buffers: 0,
             dirty: VecDeque::new(),
             starved: VecDeque::new(),
             in_flight: 0,
@@ -277,26 +284,27 @@ impl UringBackend {
         }
     }
 
-    /// Takes completions, up to the turn's byte budget.
+    /// Takes all completions and tells of them, up to the turn's byte budget.
     fn reap(&mut self, events: &mut dyn Events) {
+        for completion in self.ring.completion() {
+            let (data, result, flags) = (completion.user_data(), completion.result(), completion.flags());
+            self.backlog_buffers += usize::from(cqueue::buffer_select(flags).is_some());
+            self.backlog.push_back(Completion { data, result, flags });
+        }
         let mut bytes = 0;
-        for _ in 0..self.shape.completion_entries {
-            if bytes >= self.turn_bytes_max {
-                break;
-            }
-            let Some(completion) = self.ring.completion().next() else { break };
-            bytes += self.complete(&completion, events);
+        while bytes < self.turn_bytes_max {
+            let Some(completion) = self.backlog.pop_front() else { break };
+            bytes += self.complete(completion, events);
         }
     }
 
     /// One completion; returns how many bytes it brought.
-    fn complete(&mut self, completion: &cqueue::Entry, events: &mut dyn Events) -> usize {
-        let (kind, sock) = unpack(completion.user_data());
-        let result = completion.result();
+    fn complete(&mut self, Completion { data, result, flags }: Completion, events: &mut dyn Events) -> usize {
+        let (kind, sock) = unpack(data);
         match kind {
             Some(Kind::Connect) => self.connect_done(sock, result, events),
             Some(Kind::Send) => self.send_done(sock, result, events),
-            Some(Kind::Receive) => return self.receive_done(sock, result, completion.flags(), events),
+            Some(Kind::Receive) => return self.receive_done(sock, result, flags, events),
             Some(Kind::Wake) => self.wake_done(result),
             Some(Kind::Cancel) | None => {}
         }
@@ -360,6 +368,7 @@ impl UringBackend {
                 events.data(sock, received);
             }
             buffers.give_back(index);
+            self.backlog_buffers -= 1;
         }
         if cqueue::more(flags) {
             return bytes;
@@ -400,9 +409,9 @@ impl UringBackend {
         if self.starved.is_empty() {
             return;
         }
-        // Every buffer that is not free is named by a completion that still waits in the queue.
+        // Every buffer that is not free now is named by a completion that waits in the backlog.
         let count = usize::from(buffers.count());
-        let free = count.saturating_sub(self.ring.completion().len());
+        let free = count.saturating_sub(self.backlog_buffers);
         if free * 4 < count {
             return;
         }
@@ -415,28 +424,41 @@ impl UringBackend {
         }
     }
 
+    /// Takes completions that nobody is told of any more.
+    fn count_ended(&mut self) {
+        let rest = self.backlog.drain(..).map(|completion| (completion.data, completion.flags));
+        let new = self.ring.completion().map(|completion| (completion.user_data(), completion.flags()));
+        let ended = rest
+            .chain(new)
+            .filter(|(data, flags)| !cqueue::more(*flags) && !matches!(unpack(*data).0, Some(Kind::Cancel) | None));
+        self.in_flight -= ended.count();
+    }
+
     /// Ends every operation and takes the completions. `false`: some did not end in time.
     fn drain(&mut self) -> bool {
         let end = Instant::now() + self.drain_time_max;
         for socket in self.sockets.values_mut().filter(|socket| !socket.connect) {
             let _ = shutdown(&socket.fd, Shutdown::Both);
         }
+        self.count_ended();
         while self.in_flight > 0 && Instant::now() < end {
             // Submitted first: a cancel does not see what is only in our queue.
             let _ = self.ring.submit();
             let patience = types::Timespec::from(Duration::from_millis(50));
             let _ = self.ring.submitter().register_sync_cancel(Some(patience), types::CancelBuilder::any());
             let _ = self.enter(1, Some(Duration::from_millis(5)));
-            while let Some(completion) = self.ring.completion().next() {
-                let ended = !cqueue::more(completion.flags());
-                match unpack(completion.user_data()).0 {
-                    Some(Kind::Cancel) | None => {}
-                    Some(_) => self.in_flight -= usize::from(ended),
-                }
-            }
+            self.count_ended();
         }
         self.in_flight == 0
     }
+}
+
+/// What the kernel said of an operation.
+#[derive(Clone, Copy, Debug)]
+struct Completion {
+    data: u64,
+    result: i32,
+    flags: u32,
 }
 
 /// The code of a failed operation.
@@ -518,7 +540,7 @@ impl Backend for UringBackend {
             || !self.dirty.is_empty()
             || !self.starved.is_empty()
             || !self.wake_armed
-            || !self.ring.completion().is_empty();
+            || !self.backlog.is_empty();
         let timeout = match wait {
             Wait::Until(time) => Some(self.now().mono.until(time)),
             Wait::Poll => Some(Duration::ZERO),
