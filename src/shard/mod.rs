@@ -1,1 +1,633 @@
-//! One core: its loop, its links, its produce and fetch lanes.
+//! One core: its loop, its lanes, its links. Where the produce machine meets connections and the kernel; it stays thin.
+//!
+//! ```text
+//!   commands ─┐                                     ┌─► completions, per batch and lane
+//!   lanes ────┼─► turn: take ─► proto::produce ─► links (connection + socket) ─► one vectored write ─► backend
+//!   snapshot ─┘            ▲                                                                        │
+//!                          └──────────── replies, decoded in place during backend.turn ◄────────────┘
+//! ```
+//! [`Shard`] is a pollable struct, generic over the backend and the clock: a thread runs it in life, the simulator in virtual
+//! time, an application's own thread in a local engine. Links by role: one produce link per broker; fetch links stand beside
+//! them (`Role`).
+//!
+//! Never: allocates per record, takes a lock per record, blocks outside of `backend.turn`, closes a socket while the kernel
+//! holds a piece of it (the backend sees to that; pieces are shared by count, so an expired batch keeps its memory).
+//!
+//! Invariants: a turn takes a bounded number of lane bytes (design §3.12); before it sleeps it has published until when and
+//! looked at every queue again; every record that entered a lane ends in one outcome, also when the shard is told to stop;
+//! a panic ends the shard, its handles find their lanes closed, and what was pending counts as unknown.
+
+mod lanes;
+mod link;
+mod place;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::base::backoff::BackoffRange;
+use crate::base::chunk::ChunkPool;
+use crate::base::hash::Map;
+use crate::base::ids::{BrokerId, ProducerIx, ShardIx, TopicIx, Tp};
+use crate::base::rng::Rng;
+use crate::base::time::{Clock, Now, Time};
+use crate::config::EngineSettings;
+use crate::mesh::command::{LeaderHint, MetadataReason, ProducerIdGrant, ShardCommand, ShardEvent};
+use crate::mesh::{Budget, MailboxReceiver, MailboxSender, Sleeper, SnapshotReader};
+use crate::net::{ConnectSettings, HostPort};
+use crate::proto::cluster::{Snapshot, TopicNames, TopicState};
+use crate::proto::connection::{
+    Call, Cause, ConnectionSettings, Failure, Reply, ReplyMode, ReplyPart, Sink, Then, Versions, Written,
+};
+use crate::proto::produce::{
+    Action, CallIx, Ident, LeaderFact, Outcome, Produce, ProduceSettings, ProduceStats, Run, Settle, Stale,
+};
+use crate::ring::{Backend, BackendStats, Events, SendChain, Sock, SocketOptions, Wait};
+use crate::wire::messages::ProduceResponse;
+use crate::wire::{ApiKey, ErrorCode, Message, Reader};
+use lanes::Lanes;
+use link::{Link, Need, Role};
+use place::Placer;
+
+/// Lane bytes taken per turn (design §3.12).
+const LANE_BYTES_PER_TURN: usize = 256 << 10;
+/// Commands taken per turn.
+const COMMANDS_PER_TURN: usize = 1024;
+/// The oldest Produce version with v2 batches.
+const PRODUCE_VERSION_MIN: i16 = 3;
+
+/// What a shard is made of.
+#[derive(Debug)]
+pub struct ShardParts<B, C> {
+    /// Its door to the kernel, made on its thread.
+    pub backend: B,
+    /// The backend's clock.
+    pub clock: C,
+    /// Its number.
+    pub shard: ShardIx,
+    /// What its doorbells ring.
+    pub sleeper: Sleeper,
+    /// From control and handles.
+    pub commands: MailboxReceiver<ShardCommand>,
+    /// To control.
+    pub events: MailboxSender<ShardEvent>,
+    /// Its view of the cluster.
+    pub snapshots: SnapshotReader<Snapshot>,
+    /// The engine's topics.
+    pub topics: Arc<TopicNames>,
+    /// `buffer.memory`.
+    pub budget: Budget,
+    /// Checked settings.
+    pub settings: EngineSettings,
+    /// Seed of backoff, jitter and sticky partitions.
+    pub seed: u64,
+}
+
+/// Whether there is another turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// Go on.
+    Running,
+    /// The shard has ended and said so.
+    Stopped,
+}
+
+/// One shard.
+#[derive(Debug)]
+pub struct Shard<B, C> {
+    backend: B,
+    sleeper: Sleeper,
+    commands: MailboxReceiver<ShardCommand>,
+    core: Core<C>,
+}
+
+/// Outcomes told during one phase of a turn, handed to the lanes together.
+#[derive(Debug, Default)]
+struct Settlements {
+    list: Vec<(Tp, Run, Outcome)>,
+    released: usize,
+}
+
+impl Settle for Settlements {
+    fn settled(&mut self, _: ProducerIx, tp: Tp, run: &Run, outcome: Outcome) {
+        self.list.push((tp, *run, outcome));
+    }
+    fn release(&mut self, bytes: usize) {
+        self.released += bytes;
+    }
+}
+
+/// All but the backend, so that the backend's events can reach it.
+#[derive(Debug)]
+struct Core<C> {
+    clock: C,
+    now: Now,
+    /// `now` was read since the wait ended.
+    fresh: bool,
+    shard: ShardIx,
+    events: MailboxSender<ShardEvent>,
+    snapshots: SnapshotReader<Snapshot>,
+    topics: Arc<TopicNames>,
+    budget: Budget,
+    connection_settings: Rc<ConnectionSettings>,
+    connect_settings: ConnectSettings,
+    socket_options: SocketOptions,
+    pool: ChunkPool,
+    rng: Rng,
+    produce: Produce,
+    placer: Placer,
+    lanes: Lanes,
+    links: Vec<Link>,
+    by_sock: Map<Sock, usize>,
+    /// Where brokers are that answers named before the snapshot did.
+    hinted: BTreeMap<BrokerId, (String, u16)>,
+    settled: Settlements,
+    stopping: Option<Time>,
+    ending: bool,
+    head: Vec<u8>,
+    facts: Vec<LeaderFact>,
+    met: Vec<TopicIx>,
+    brokers: Vec<BrokerId>,
+}
+
+impl<B: Backend, C: Clock> Shard<B, C> {
+    /// A shard without producers.
+    pub fn new(parts: ShardParts<B, C>) -> Self {
+        let ShardParts { backend, clock, shard, sleeper, commands, events, snapshots, topics, budget, settings, seed } =
+            parts;
+        let mut rng = Rng::new(seed);
+        // A batch is recycled as soon as it is acknowledged; what is kept beyond that serves nobody.
+        let pool = ChunkPool::new(settings.buffer_memory.min(4 << 20));
+        let produce = ProduceSettings {
+            request_timeout: settings.request_timeout,
+            retry_backoff: BackoffRange { first: settings.retry_backoff, max: settings.retry_backoff_max },
+            in_flight_max: u32::try_from(settings.max_in_flight_requests).unwrap_or(u32::MAX),
+            propagation_max: settings.metadata_propagation_max,
+            seed: rng.next_u64(),
+        };
+        let core = Core {
+            now: clock.now(),
+            clock,
+            fresh: true,
+            shard,
+            events,
+            snapshots,
+            budget,
+            connection_settings: Rc::new(ConnectionSettings::new(&settings)),
+            connect_settings: ConnectSettings {
+                setup_timeout: settings.connection_setup_timeout,
+                backoff: BackoffRange { first: settings.reconnect_backoff, max: settings.reconnect_backoff_max },
+            },
+            socket_options: SocketOptions {
+                send_buffer_bytes: settings.send_buffer_bytes,
+                receive_buffer_bytes: settings.receive_buffer_bytes,
+                ..SocketOptions::default()
+            },
+            produce: Produce::new(produce, pool.clone()),
+            placer: Placer::new(Arc::clone(&topics), rng.next_u64()),
+            topics,
+            pool,
+            rng,
+            lanes: Lanes::default(),
+            links: Vec::new(),
+            by_sock: Map::default(),
+            hinted: BTreeMap::new(),
+            settled: Settlements::default(),
+            stopping: None,
+            ending: false,
+            head: Vec::new(),
+            facts: Vec::new(),
+            met: Vec::new(),
+            brokers: Vec::new(),
+        };
+        Self { backend, sleeper, commands, core }
+    }
+
+    /// Takes what is there, does what is due, and waits for more (in simulations the backend's wait returns at once).
+    pub fn turn(&mut self) -> Turn {
+        self.sleeper.turn_begins();
+        self.core.begin(self.backend.now());
+        let mut busy = false;
+        for taken in 0..COMMANDS_PER_TURN {
+            let Some(command) = self.commands.take() else { break };
+            self.core.obey(command);
+            busy = taken + 1 == COMMANDS_PER_TURN;
+        }
+        busy |= self.core.work(&mut self.backend);
+        if self.core.is_over() {
+            let shard = self.core.shard;
+            // Control may be gone already; then nobody waits for this.
+            let _ = self.core.events.send(ShardEvent::Stopped { shard });
+            return Turn::Stopped;
+        }
+        let until = if busy { Time::ZERO } else { self.core.next_deadline() };
+        self.sleeper.prepare(until);
+        let wait = match until {
+            _ if busy || self.commands.has_items() || self.core.lanes.has_records() => Wait::Poll,
+            Time::NEVER => Wait::Forever,
+            until if until <= self.core.now.mono => Wait::Poll,
+            until => Wait::Until(until),
+        };
+        self.core.fresh = false;
+        if let Err(error) = self.backend.turn(wait, &mut self.core) {
+            let (shard, why) = (self.core.shard, format!("I/O failed: {error}"));
+            self.core.give_up();
+            let _ = self.core.events.send(ShardEvent::Failed { shard, why });
+            return Turn::Stopped;
+        }
+        self.core.tell();
+        self.sleeper.waited();
+        Turn::Running
+    }
+
+    /// Turns until it stops. A panic ends the shard with [`ShardEvent::Failed`], nothing else.
+    pub fn run(mut self) {
+        let (events, shard) = (self.core.events.clone(), self.core.shard);
+        let run = AssertUnwindSafe(move || while self.turn() == Turn::Running {});
+        if let Err(panic) = catch_unwind(run) {
+            let words = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+                (Some(words), _) => words,
+                (_, Some(words)) => words.as_str(),
+                _ => "without words",
+            };
+            let _ = events.send(ShardEvent::Failed { shard, why: format!("shard {} panicked: {words}", shard.0) });
+        }
+    }
+
+    /// Counters of the produce side.
+    pub fn produce_stats(&self) -> ProduceStats {
+        self.core.produce.stats()
+    }
+
+    /// The backend's counters.
+    pub fn backend_stats(&self) -> BackendStats {
+        self.backend.stats()
+    }
+}
+
+impl<C: Clock> Core<C> {
+    fn begin(&mut self, now: Now) {
+        self.now = now;
+        self.fresh = true;
+    }
+
+    /// The time, read once after a wait.
+    fn time(&mut self) -> Time {
+        if !self.fresh {
+            self.now = self.clock.now();
+            self.fresh = true;
+        }
+        self.now.mono
+    }
+
+    fn obey(&mut self, command: ShardCommand) {
+        let now = self.now.mono;
+        match command {
+            ShardCommand::AddProducer { producer, settings, partitioner } => {
+                self.placer.add(producer, &settings, partitioner);
+                self.produce.add_producer(producer, settings);
+            }
+            ShardCommand::AddLane(lane) => self.lanes.add(lane),
+            ShardCommand::ProducerId { producer, grant } => {
+                let grant = grant
+                    .map(|ProducerIdGrant { id, epoch }| Ident { id, epoch })
+                    .map_err(|refusal| ErrorCode::from(refusal.code));
+                self.produce.on_producer_id(producer, grant, &mut self.settled);
+            }
+            ShardCommand::Addresses { broker, addresses } => {
+                for link in self.links.iter_mut().filter(|link| link.broker == broker) {
+                    link.on_addresses(now, addresses.clone(), &mut self.rng);
+                }
+            }
+            ShardCommand::SnapshotChanged => {}
+            ShardCommand::Stop { deadline } => {
+                self.stopping = Some(self.stopping.map_or(deadline, |earlier| earlier.min(deadline)));
+            }
+        }
+    }
+
+    /// One turn's work. True when there is more to do at once.
+    fn work<B: Backend>(&mut self, backend: &mut B) -> bool {
+        let now = self.now.mono;
+        if self.snapshots.refresh() {
+            self.on_snapshot();
+        }
+        let mut met = std::mem::take(&mut self.met);
+        let drained = self.lanes.drain(self.now, LANE_BYTES_PER_TURN, &mut self.produce, &mut self.settled, &mut met);
+        for topic in met.drain(..) {
+            self.feed_topic(topic);
+        }
+        self.met = met;
+        if self.produce.next_deadline() <= now {
+            self.produce.on_deadline(now, &mut self.settled);
+        }
+        self.budget.expire(now);
+        // A stopping shard lingers no longer, nor one whose senders wait for memory.
+        if self.stopping.is_some() || self.budget.is_pressed() {
+            self.produce.pressure();
+        }
+        self.send(now);
+        self.act();
+        self.drive(now, backend);
+        self.stop_when_done(now);
+        self.tell();
+        drained.more
+    }
+
+    /// Requests for every broker that something is ready for, as far as its link takes them.
+    fn send(&mut self, now: Time) {
+        let mut brokers = std::mem::take(&mut self.brokers);
+        brokers.extend(self.produce.brokers_ready());
+        for broker in brokers.drain(..) {
+            let Some(at) = self.produce_link(broker) else { continue };
+            while self.links[at].connection.free_slots(now) > 0 {
+                let Some(call) = self.produce.next_call(broker) else { break };
+                self.submit(now, at, call);
+            }
+        }
+        self.brokers = brokers;
+    }
+
+    fn submit(&mut self, now: Time, at: usize, call: CallIx) {
+        let connection = &mut self.links[at].connection;
+        let max = self.produce.call_version_max(call);
+        let version =
+            connection.versions().and_then(|have| have.pick_within(ApiKey::Produce, PRODUCE_VERSION_MIN, max));
+        let Some(version) = version else {
+            return self.produce.on_refused(now, call, ErrorCode::UnsupportedVersion, &mut self.settled);
+        };
+        let mut inserts = connection.take_inserts();
+        let client_id = &self.connection_settings.client_id;
+        if !self.produce.encode_call(call, version, client_id, &self.topics, &mut self.head, &mut inserts) {
+            return self.produce.on_refused(now, call, ErrorCode::InvalidRequest, &mut self.settled);
+        }
+        let reply = if self.produce.call_is_answered(call) { ReplyMode::Whole } else { ReplyMode::None };
+        let tag = u64::from(call.0);
+        let call_bytes = Call { tag, api: ApiKey::Produce, version, head: &self.head, inserts, timeout: None, reply };
+        if connection.submit(now, call_bytes).is_err() {
+            // A free slot was there, so the frame is beyond what a frame may be; nothing was written.
+            self.produce.on_refused(now, call, ErrorCode::InvalidRequest, &mut self.settled);
+        }
+    }
+
+    /// Where the link for a broker's Produce requests is, made at first use. None while nobody knows the broker's address.
+    fn produce_link(&mut self, broker: BrokerId) -> Option<usize> {
+        let found = self.links.iter().position(|link| link.broker == broker && link.role == Role::Produce);
+        if found.is_some() {
+            return found;
+        }
+        let host = self.host_of(broker)?;
+        let (settings, connect) = (&self.connection_settings, self.connect_settings);
+        self.links.push(Link::new(broker, Role::Produce, host, settings, connect, &self.pool));
+        Some(self.links.len() - 1)
+    }
+
+    fn host_of(&self, broker: BrokerId) -> Option<HostPort> {
+        let known = self.snapshots.get().broker(broker).map(|broker| (broker.host.as_str(), broker.port));
+        let (host, port) = known.or_else(|| self.hinted.get(&broker).map(|(host, port)| (host.as_str(), *port)))?;
+        HostPort::new(host, i32::from(port)).ok()
+    }
+
+    fn drive<B: Backend>(&mut self, now: Time, backend: &mut B) {
+        for at in 0..self.links.len() {
+            let link = &mut self.links[at];
+            let wanted = self.produce.wants(link.broker) && !self.ending;
+            if self.ending {
+                link.connection.close("the engine stops");
+            }
+            let had = link.sock;
+            let need = link.drive(now, wanted, backend, &self.socket_options, &mut self.rng);
+            if let Some(sock) = link.sock.filter(|sock| had != Some(*sock)) {
+                self.by_sock.insert(sock, at);
+            }
+            let broker = link.broker;
+            match need {
+                Need::Nothing | Need::Failed => {}
+                Need::Addresses => {
+                    let (host, port) = (link.host().host().to_owned(), link.host().port());
+                    self.report(ShardEvent::NeedAddresses { shard: self.shard, broker, host, port });
+                }
+            }
+        }
+    }
+
+    /// What the produce machine wants of control.
+    fn act(&mut self) {
+        while let Some(action) = self.produce.next_action() {
+            match action {
+                Action::Refresh { topic, why } => {
+                    let why = match why {
+                        Stale::Unknown => MetadataReason::UnknownTopic,
+                        Stale::NoLeader => MetadataReason::NoLeader,
+                        Stale::NotLeader => MetadataReason::StaleLeader,
+                        Stale::TopicId => MetadataReason::StaleTopicId,
+                    };
+                    // Known by now, when the topic was met in this turn.
+                    if why != MetadataReason::UnknownTopic || !self.produce.knows(topic) {
+                        self.report(ShardEvent::NeedMetadata { topics: vec![topic], why });
+                    }
+                }
+                Action::GetProducerId { producer, previous } => {
+                    let previous = previous.map(|Ident { id, epoch }| ProducerIdGrant { id, epoch });
+                    self.report(ShardEvent::NeedProducerId { shard: self.shard, producer, previous });
+                }
+                Action::LeaderMoved { tp, leader, epoch, endpoint } => {
+                    if let Some(endpoint) = &endpoint {
+                        self.hinted.insert(leader, endpoint.clone());
+                    }
+                    self.report(ShardEvent::Leader(LeaderHint { tp, leader, epoch, endpoint }));
+                }
+            }
+        }
+    }
+
+    fn report(&self, event: ShardEvent) {
+        // Without control the engine is ending; a Stop is on its way.
+        let _ = self.events.send(event);
+    }
+
+    fn on_snapshot(&mut self) {
+        let topics: Vec<TopicIx> = self.produce.topics().collect();
+        for topic in topics {
+            self.feed_topic(topic);
+        }
+        let snapshot = Arc::clone(self.snapshots.get());
+        for link in &mut self.links {
+            if let Some(broker) = snapshot.broker(link.broker) {
+                self.hinted.remove(&link.broker);
+                if let Ok(host) = HostPort::new(&broker.host, i32::from(broker.port)) {
+                    link.move_to(host);
+                }
+            }
+        }
+    }
+
+    /// Tells the produce machine what the snapshot says of a topic.
+    fn feed_topic(&mut self, ix: TopicIx) {
+        let Some(topic) = self.snapshots.get().topic(ix).cloned() else { return };
+        let now = self.now.mono;
+        if let TopicState::Failed(code) = topic.state {
+            self.produce.fail_topic(ix, code, &mut self.settled);
+        }
+        if topic.partitions.is_empty() {
+            return;
+        }
+        let mut facts = std::mem::take(&mut self.facts);
+        facts.clear();
+        let fact = |p: &crate::proto::cluster::Partition| LeaderFact { leader: p.leader, epoch: p.leader_epoch };
+        facts.extend(topic.partitions.iter().map(fact));
+        self.produce.set_topic(now, ix, Some((topic.id, &facts)), &mut self.settled, &mut self.placer);
+        self.facts = facts;
+    }
+
+    /// Hands outcomes to the lanes and freed memory to the budget.
+    fn tell(&mut self) {
+        if self.settled.released > 0 {
+            self.budget.give_back(std::mem::take(&mut self.settled.released) as u64);
+        }
+        self.lanes.settle(&mut self.settled);
+    }
+
+    fn stop_when_done(&mut self, now: Time) {
+        let Some(deadline) = self.stopping else {
+            self.lanes.reap();
+            return;
+        };
+        let done = self.produce.is_idle() && !self.lanes.has_records();
+        if !self.ending && (done || now >= deadline) {
+            self.give_up();
+        }
+    }
+
+    /// Ends every record and begins to close the links.
+    fn give_up(&mut self) {
+        self.ending = true;
+        self.produce.stop(&mut self.settled);
+        // What still is in the lanes is refused by the stopped machine.
+        let mut met = Vec::new();
+        while self.lanes.drain(self.now, usize::MAX, &mut self.produce, &mut self.settled, &mut met).more {}
+        self.tell();
+    }
+
+    fn is_over(&self) -> bool {
+        self.ending && self.links.iter().all(|link| link.sock.is_none())
+    }
+
+    fn next_deadline(&mut self) -> Time {
+        let mut next = self.produce.next_deadline();
+        for link in &self.links {
+            next = next.min(link.next_deadline(self.produce.wants(link.broker)));
+            let silent = link.connection.throttled_until();
+            if silent > self.now.mono {
+                next = next.min(silent);
+            }
+        }
+        if let Some(deadline) = self.stopping.filter(|_| !self.ending) {
+            next = next.min(deadline);
+        }
+        next.min(self.budget.expire(self.now.mono))
+    }
+
+    /// Lets a link's connection speak to the produce machine.
+    fn with_link(&mut self, sock: Sock, act: impl FnOnce(Time, &mut Link, &mut LinkSink<'_>, &mut Rng)) {
+        let now = self.time();
+        let Some(link) = self.by_sock.get(&sock).and_then(|at| self.links.get_mut(*at)) else { return };
+        let mut sink = LinkSink {
+            now,
+            ready: false,
+            produce: &mut self.produce,
+            topics: &self.topics,
+            settled: &mut self.settled,
+        };
+        act(now, link, &mut sink, &mut self.rng);
+        if sink.ready {
+            link.on_ready();
+        }
+    }
+}
+
+impl<C: Clock> Events for Core<C> {
+    fn connected(&mut self, sock: Sock) {
+        self.with_link(sock, |now, link, _, _| link.on_connected(now));
+    }
+
+    fn data(&mut self, sock: Sock, bytes: &[u8]) {
+        self.with_link(sock, |now, link, sink, _| link.connection.on_received(now, bytes, sink));
+    }
+
+    fn sent(&mut self, sock: Sock, chain: SendChain) {
+        self.with_link(sock, |now, link, sink, _| {
+            link.give_back(chain);
+            link.connection.on_sent(now, sink);
+        });
+    }
+
+    fn closed(&mut self, sock: Sock, why: io::Error, _unsent: Option<SendChain>, written: usize) {
+        let mut failed = None;
+        self.with_link(sock, |now, link, sink, rng| {
+            let ours = matches!(link.connection.wants_close(), Some(Cause::Idle | Cause::Owner(_)));
+            link.connection.on_closed(&why, written, sink);
+            if link.on_gone(now, why.kind(), ours, rng) {
+                failed = Some((link.broker, link.trouble()));
+            }
+        });
+        self.by_sock.remove(&sock);
+        if let Some((broker, why)) = failed {
+            tracing::debug!(broker = broker.0, %why, "a produce link failed");
+            self.report(ShardEvent::LinkFailed { shard: self.shard, broker, why });
+        }
+    }
+}
+
+/// Where a produce link's replies go.
+struct LinkSink<'a> {
+    now: Time,
+    ready: bool,
+    produce: &'a mut Produce,
+    topics: &'a TopicNames,
+    settled: &'a mut Settlements,
+}
+
+fn call_of(tag: u64) -> CallIx {
+    CallIx(u32::try_from(tag).unwrap_or(u32::MAX))
+}
+
+impl Sink for LinkSink<'_> {
+    fn ready(&mut self, _: &Versions) {
+        self.ready = true;
+    }
+
+    fn reply(&mut self, reply: Reply<'_>) -> Then {
+        let call = call_of(reply.tag);
+        match ProduceResponse::decode(reply.version, &mut Reader::new(reply.body)) {
+            Ok(answer) => {
+                self.produce.on_answer(self.now, call, &answer, self.topics, self.settled);
+                Then::Throttle(answer.throttle_time_ms)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a Produce answer that cannot be decoded");
+                self.produce.on_lost(self.now, call, true, self.settled);
+                Then::Kill("a Produce answer that cannot be decoded")
+            }
+        }
+    }
+
+    fn reply_part(&mut self, part: ReplyPart<'_>) -> Then {
+        // Produce replies come whole.
+        self.produce.on_lost(self.now, call_of(part.tag), true, self.settled);
+        Then::Kill("a reply in parts that nobody asked for")
+    }
+
+    fn written(&mut self, tag: u64, _: ApiKey) {
+        self.produce.on_written(self.now, call_of(tag), self.settled);
+    }
+
+    fn failed(&mut self, failure: Failure<'_>) {
+        self.produce.on_lost(self.now, call_of(failure.tag), failure.written == Written::Maybe, self.settled);
+    }
+}

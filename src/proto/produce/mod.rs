@@ -405,6 +405,13 @@ impl Produce {
         self.brokers.iter().filter(move |(_, broker)| ready(broker)).map(|(id, _)| *id)
     }
 
+    /// Whether anything waits for this broker, or is on its way there.
+    pub fn wants(&self, broker: BrokerId) -> bool {
+        self.brokers
+            .get(&broker)
+            .is_some_and(|broker| broker.in_flight > 0 || !broker.ready.is_empty() || broker.urgent)
+    }
+
     /// Produce requests to a broker without an answer yet.
     pub fn in_flight(&self, broker: BrokerId) -> u32 {
         self.brokers.get(&broker).map_or(0, |broker| broker.in_flight)

@@ -1,0 +1,287 @@
+//! The lanes of one shard: entries in, outcomes out, flush marks.
+
+use std::collections::VecDeque;
+
+use super::Settlements;
+use crate::base::hash::Map;
+use crate::base::ids::{LaneId, ProducerIx, TopicIx, Tp};
+use crate::base::time::Now;
+use crate::mesh::command::{Completion, NewLane, Outcome, Reason};
+use crate::mesh::entry::{Entry, EntryFlags, EntryKind};
+use crate::mesh::{CompletionWriter, LaneReader};
+use crate::proto::produce::{self, Arrival, Origin, PartIx, Produce, Run};
+
+/// Bytes taken from one lane before the next one's turn.
+const LANE_BYTES_PER_PASS: usize = 64 << 10;
+
+/// One partition as one lane knows it.
+#[derive(Debug)]
+struct Slot {
+    tp: Tp,
+    /// None for unplaced records.
+    part: Option<PartIx>,
+    next_ticket: u64,
+}
+
+/// Records between two flush marks.
+#[derive(Debug, Default)]
+struct Bucket {
+    outstanding: u64,
+    /// The mark behind them, once it came.
+    flush: Option<u64>,
+}
+
+/// One handle's lane.
+#[derive(Debug)]
+struct Lane {
+    producer: ProducerIx,
+    reader: LaneReader,
+    completions: CompletionWriter<Completion>,
+    slots: Vec<Slot>,
+    index: Map<Tp, u32>,
+    last: usize,
+    /// Oldest first; the last one is still growing.
+    buckets: VecDeque<Bucket>,
+    /// Marks that are done: the number of the first bucket.
+    marks_done: u32,
+    failed: u64,
+    unknown: u64,
+    /// Outcomes were pushed since the last notice.
+    dirty: bool,
+}
+
+/// What a pass over the lanes found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Drained {
+    /// Bytes taken.
+    pub bytes: usize,
+    /// There may be more.
+    pub more: bool,
+}
+
+/// All lanes of a shard.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    lanes: Vec<Lane>,
+    by_id: Map<LaneId, usize>,
+    next: usize,
+}
+
+impl Lanes {
+    pub fn add(&mut self, lane: NewLane) {
+        let NewLane { producer, reader, completions } = lane;
+        self.by_id.insert(reader.id(), self.lanes.len());
+        self.lanes.push(Lane {
+            producer,
+            reader,
+            completions,
+            slots: Vec::new(),
+            index: Map::default(),
+            last: 0,
+            buckets: VecDeque::from([Bucket::default()]),
+            marks_done: 0,
+            failed: 0,
+            unknown: 0,
+            dirty: false,
+        });
+    }
+
+    /// Whether any lane has something to read: the look before sleeping.
+    pub fn has_records(&mut self) -> bool {
+        self.lanes.iter_mut().any(|lane| lane.reader.has_readable())
+    }
+
+    /// Takes up to `bytes_max` bytes, a piece of every lane in turn. `known` learns of topics met for the first time.
+    pub fn drain(
+        &mut self,
+        now: Now,
+        bytes_max: usize,
+        produce: &mut Produce,
+        settled: &mut Settlements,
+        met: &mut Vec<TopicIx>,
+    ) -> Drained {
+        let mut taken = 0;
+        let count = self.lanes.len();
+        let mut idle = 0;
+        while idle < count && taken < bytes_max {
+            self.next = (self.next + 1) % count;
+            let bytes = self.lanes[self.next].drain(now, LANE_BYTES_PER_PASS, produce, settled, met);
+            idle = if bytes == 0 { idle + 1 } else { 0 };
+            taken += bytes;
+        }
+        Drained { bytes: taken, more: idle < count }
+    }
+
+    /// Tells handles how their records ended.
+    pub fn settle(&mut self, settled: &mut Settlements) {
+        for (tp, run, outcome) in settled.list.drain(..) {
+            if let Some(lane) = self.by_id.get(&run.lane).and_then(|at| self.lanes.get_mut(*at)) {
+                lane.settle(tp, &run, outcome);
+            }
+        }
+        for lane in &mut self.lanes {
+            lane.end_flushes();
+            if std::mem::take(&mut lane.dirty) || lane.completions.pending() > 0 {
+                lane.completions.flush();
+            }
+        }
+    }
+
+    /// Forgets lanes whose handle is gone and whose records have ended.
+    pub fn reap(&mut self) {
+        let over = |lane: &mut Lane| {
+            lane.reader.is_closed() && lane.buckets.iter().all(|b| b.outstanding == 0) && !lane.reader.has_readable()
+        };
+        let mut at = 0;
+        while at < self.lanes.len() {
+            if over(&mut self.lanes[at]) {
+                let gone = self.lanes.swap_remove(at);
+                self.by_id.remove(&gone.reader.id());
+                if let Some(moved) = self.lanes.get(at) {
+                    self.by_id.insert(moved.reader.id(), at);
+                }
+            } else {
+                at += 1;
+            }
+        }
+    }
+}
+
+impl Lane {
+    fn drain(
+        &mut self,
+        now: Now,
+        bytes_max: usize,
+        produce: &mut Produce,
+        settled: &mut Settlements,
+        met: &mut Vec<TopicIx>,
+    ) -> usize {
+        let id = self.reader.id();
+        let Self { producer, reader, slots, index, last, buckets, marks_done, .. } = self;
+        let bytes = reader.readable();
+        let mut at = 0;
+        let mut records = 0;
+        while at < bytes.len() && at < bytes_max {
+            let Some((entry, len)) = Entry::read(&bytes[at..]) else {
+                // Only a fault of ours can do that; the shard's guard turns it into a failed engine.
+                panic!("a lane holds what is no entry");
+            };
+            at += len;
+            let header = entry.header;
+            if header.kind == EntryKind::Flush {
+                if let Some(bucket) = buckets.back_mut() {
+                    bucket.outstanding += std::mem::take(&mut records);
+                    bucket.flush = Some(header.time as u64);
+                }
+                buckets.push_back(Bucket::default());
+                produce.flush(*producer);
+                continue;
+            }
+            if slots.get(*last).is_none_or(|slot| slot.tp != header.tp) {
+                *last = find_slot(*producer, header.tp, slots, index, produce, met);
+            }
+            let slot = &mut slots[*last];
+            let origin = Origin {
+                lane: id,
+                space: header.tp.partition,
+                ticket: slot.next_ticket,
+                mark: *marks_done + buckets.len() as u32 - 1,
+                tracked: header.flags.has(EntryFlags::TRACKED),
+                urgent: header.flags.has(EntryFlags::URGENT),
+            };
+            slot.next_ticket += 1;
+            records += 1;
+            let timestamp_ms = if header.flags.has(EntryFlags::STAMP) { now.wall_ms } else { header.time };
+            let record = Arrival { timestamp_ms, body: entry.body, origin, charge: len };
+            match slot.part {
+                Some(part) => produce.append(now.mono, part, &record, settled),
+                None => {
+                    let keyed = header.flags.has(EntryFlags::KEYED);
+                    produce.append_unplaced(now.mono, *producer, header.tp.topic, keyed, &record, settled);
+                }
+            }
+        }
+        if let Some(bucket) = buckets.back_mut() {
+            bucket.outstanding += records;
+        }
+        if at > 0 {
+            reader.consume(at);
+        }
+        at
+    }
+
+    fn settle(&mut self, tp: Tp, run: &Run, outcome: produce::Outcome) {
+        let outcome = told(outcome);
+        match outcome {
+            Outcome::Delivered { .. } => {}
+            Outcome::Failed(_) => self.failed += u64::from(run.count),
+            Outcome::Unknown(_) => self.unknown += u64::from(run.count),
+        }
+        let bucket = self.buckets.get_mut(run.mark.wrapping_sub(self.marks_done) as usize);
+        if let Some(bucket) = bucket {
+            bucket.outstanding = bucket.outstanding.saturating_sub(u64::from(run.count));
+        }
+        if run.tracked && !self.completions.is_closed() {
+            let space = Tp { topic: tp.topic, partition: run.space };
+            let (partition, first, count) = (tp.partition, run.first, run.count);
+            self.completions.push(Completion::Records { space, partition, first, count, outcome });
+            self.dirty = true;
+        }
+    }
+
+    /// Marks with nothing outstanding before them are done.
+    fn end_flushes(&mut self) {
+        while let Some(Bucket { outstanding: 0, flush: Some(id) }) = self.buckets.front() {
+            let (id, failed, unknown) = (*id, self.failed, self.unknown);
+            self.buckets.pop_front();
+            self.marks_done = self.marks_done.wrapping_add(1);
+            if !self.completions.is_closed() {
+                self.completions.push(Completion::Flushed { id, failed, unknown });
+                self.dirty = true;
+            }
+        }
+    }
+}
+
+/// The lane's entry for a partition, made at first use.
+#[cold]
+fn find_slot(
+    producer: ProducerIx,
+    tp: Tp,
+    slots: &mut Vec<Slot>,
+    index: &mut Map<Tp, u32>,
+    produce: &mut Produce,
+    met: &mut Vec<TopicIx>,
+) -> usize {
+    let slot = index.entry(tp).or_insert_with(|| {
+        if !produce.knows(tp.topic) && !met.contains(&tp.topic) {
+            met.push(tp.topic);
+        }
+        let part = (tp.partition >= 0).then(|| produce.partition(producer, tp));
+        slots.push(Slot { tp, part, next_ticket: 0 });
+        slots.len() as u32 - 1
+    });
+    *slot as usize
+}
+
+/// An outcome in the words of the mesh.
+fn told(outcome: produce::Outcome) -> Outcome {
+    match outcome {
+        produce::Outcome::Delivered { offset, timestamp_ms } => Outcome::Delivered { offset, timestamp_ms },
+        produce::Outcome::Failed(reason) => Outcome::Failed(told_reason(reason)),
+        produce::Outcome::Unknown(reason) => Outcome::Unknown(told_reason(reason)),
+    }
+}
+
+fn told_reason(reason: produce::Reason) -> Reason {
+    match reason {
+        produce::Reason::Broker(code) => Reason::Broker(code),
+        produce::Reason::Timeout(code) => Reason::Timeout(code),
+        produce::Reason::TooLarge { raw, wire } => Reason::TooLarge { raw, wire },
+        produce::Reason::ConnectionLost => Reason::ConnectionLost,
+        produce::Reason::Closed => Reason::Closed,
+        produce::Reason::NoSuchPartition => Reason::NoSuchPartition,
+        produce::Reason::NoProducerId(code) => Reason::NoProducerId(code),
+        produce::Reason::Invalid => Reason::Invalid,
+    }
+}

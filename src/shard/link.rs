@@ -1,0 +1,202 @@
+//! A link: one broker connection and its socket, for one role.
+//!
+//! ```text
+//!   nothing to send ─► Idle        something to send ─► name, address, socket, handshake ─► ready ─► idle-closed
+//!                                                          └── failed: next address, then backoff ──┘
+//! ```
+
+use std::io;
+use std::rc::Rc;
+
+use crate::base::chunk::{ChunkPool, Piece};
+use crate::base::ids::BrokerId;
+use crate::base::rng::Rng;
+use crate::base::time::Time;
+use crate::net::{Connect, ConnectSettings, HostPort, Step};
+use crate::proto::connection::{Connection, ConnectionSettings};
+use crate::ring::{Backend, SendChain, Sock, SocketOptions};
+
+/// What a link is for. Kafka serves one request per connection at a time, so what may block has a link of its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Role {
+    /// Produce requests of all producers.
+    Produce,
+}
+
+/// One connection of a shard.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub broker: BrokerId,
+    pub role: Role,
+    pub connection: Connection,
+    pub sock: Option<Sock>,
+    connect: Connect,
+    /// Asked to close the socket already.
+    closing: bool,
+    /// The last lookup was asked of control and not answered yet.
+    resolving: bool,
+    /// Pieces' vector given back by the backend.
+    spare: Vec<Piece>,
+}
+
+/// What a link needs of its shard.
+pub(super) enum Need {
+    /// Nothing.
+    Nothing,
+    /// The addresses of its host.
+    Addresses,
+    /// To know that a round of tries has failed.
+    Failed,
+}
+
+impl Link {
+    pub fn new(
+        broker: BrokerId,
+        role: Role,
+        host: HostPort,
+        settings: &Rc<ConnectionSettings>,
+        connect: ConnectSettings,
+        pool: &ChunkPool,
+    ) -> Self {
+        Self {
+            broker,
+            role,
+            connection: Connection::new(Rc::clone(settings), pool.clone()),
+            sock: None,
+            connect: Connect::new(host, connect),
+            closing: false,
+            resolving: false,
+            spare: Vec::new(),
+        }
+    }
+
+    /// Whom it talks to.
+    pub fn host(&self) -> &HostPort {
+        self.connect.host()
+    }
+
+    /// When something is to be done although nothing happens.
+    pub fn next_deadline(&self, wanted: bool) -> Time {
+        let connection = self.connection.next_deadline();
+        if self.sock.is_some() || !wanted || self.resolving {
+            return connection;
+        }
+        connection.min(self.connect.next_deadline().unwrap_or(Time::NEVER))
+    }
+
+    /// Writes what is to be written, closes what is to be closed, connects if `wanted`.
+    pub fn drive<B: Backend>(
+        &mut self,
+        now: Time,
+        wanted: bool,
+        backend: &mut B,
+        options: &SocketOptions,
+        rng: &mut Rng,
+    ) -> Need {
+        if let Some(sock) = self.sock {
+            if self.connection.wants_close().is_none() {
+                self.write(now, sock, backend);
+            }
+            if self.connection.wants_close().is_some() && !self.closing {
+                self.closing = true;
+                backend.close(sock);
+            }
+            return Need::Nothing;
+        }
+        if !wanted || self.resolving {
+            return Need::Nothing;
+        }
+        self.connect.start();
+        while let Some(step) = self.connect.next_step(now, rng) {
+            match step {
+                Step::Resolve(_) => match self.connect.host().literal() {
+                    Some(address) => self.connect.on_resolved(now, Ok(vec![address]), rng),
+                    None => {
+                        self.resolving = true;
+                        return Need::Addresses;
+                    }
+                },
+                Step::Open(address) => match backend.open(address, options) {
+                    Ok(sock) => {
+                        self.sock = Some(sock);
+                        self.closing = false;
+                        self.connection.connect(now);
+                        return Need::Nothing;
+                    }
+                    Err(error) => {
+                        tracing::debug!(broker = self.broker.0, %address, %error, "cannot open a socket");
+                        self.connect.on_closed(now, error.kind(), rng);
+                    }
+                },
+                // The connection watches the setup time; a try without a socket has none.
+                Step::Close => {}
+            }
+        }
+        if self.connect.failure().is_some() { Need::Failed } else { Need::Nothing }
+    }
+
+    fn write<B: Backend>(&mut self, now: Time, sock: Sock, backend: &mut B) {
+        let mut pieces = std::mem::take(&mut self.spare);
+        if !self.connection.next_write(now, &mut pieces) {
+            self.spare = pieces;
+        } else if backend.send(sock, SendChain { pieces }).is_err() {
+            // Cannot be while the connection is open: give it up rather than lose a call silently.
+            self.connection.close("the socket refused a write");
+        }
+    }
+
+    /// Control looked its name up.
+    pub fn on_addresses(&mut self, now: Time, addresses: Result<Vec<std::net::SocketAddr>, String>, rng: &mut Rng) {
+        if !std::mem::take(&mut self.resolving) {
+            return;
+        }
+        let result = addresses.map_err(crate::net::ResolveError::Failed);
+        self.connect.on_resolved(now, result, rng);
+    }
+
+    /// The socket is connected.
+    pub fn on_connected(&mut self, now: Time) {
+        self.connect.on_connected();
+        self.connection.on_connected(now);
+    }
+
+    /// The handshake is done.
+    pub fn on_ready(&mut self) {
+        self.connect.on_ready();
+    }
+
+    /// Its socket is gone. True when that was a failure, not our own wish.
+    pub fn on_gone(&mut self, now: Time, why: io::ErrorKind, wanted_by_us: bool, rng: &mut Rng) -> bool {
+        self.sock = None;
+        self.closing = false;
+        if wanted_by_us {
+            self.connect.stop();
+        } else {
+            self.connect.on_closed(now, why, rng);
+        }
+        !wanted_by_us
+    }
+
+    /// The vector of a chain came back.
+    pub fn give_back(&mut self, chain: SendChain) {
+        let mut pieces = chain.pieces;
+        pieces.clear();
+        self.spare = pieces;
+    }
+
+    /// It listens elsewhere now: the connection ends, the next one goes there (d4-74).
+    pub fn move_to(&mut self, host: HostPort) {
+        if *self.connect.host() != host {
+            self.connect.set_host(host);
+            self.connection.close("the broker moved");
+        }
+    }
+
+    /// What went wrong last.
+    pub fn trouble(&self) -> String {
+        match self.connect.failure() {
+            Some(failure) => format!("{}: {failure}", self.connect.host()),
+            None => format!("{}: the connection ended", self.connect.host()),
+        }
+    }
+}
