@@ -42,5 +42,5 @@ pub use control::{ControlRecord, Marker, encode_marker};
 pub use crc::crc32c;
 pub use error::{BadBatch, BadRecord, Fault};
 pub use reader::{BatchView, PartialBatch, Payload, RecordSet};
-pub use record::{HeaderView, Headers, RecordView, Records, RecordsHead, body_len, encode_body};
+pub use record::{HeaderView, Headers, RecordView, Records, RecordsHead, body_len, encode_body, encode_body_at};
 pub use sealed::{SealedBatch, Stamp};

@@ -54,6 +54,53 @@ pub fn encode_body<'a>(
     }
 }
 
+/// As [`encode_body`], into memory of exactly [`body_len`] bytes. Writes nothing beyond it.
+///
+/// # Panics
+/// When `out` is shorter than the body.
+#[inline]
+pub fn encode_body_at<'a>(
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
+    out: &mut [u8],
+) {
+    let out = put_bytes(key, out);
+    let out = put_bytes(value, out);
+    let mut out = put_varint(headers.clone().count() as i32, out);
+    for (key, value) in headers {
+        out = put_bytes(Some(key.as_bytes()), out);
+        out = put_bytes(value, out);
+    }
+}
+
+/// A zigzag varint at the front of `out`; the rest comes back.
+#[inline]
+fn put_varint(value: i32, out: &mut [u8]) -> &mut [u8] {
+    let mut rest = ((value << 1) ^ (value >> 31)) as u32;
+    let mut at = 0;
+    while rest >= 0x80 {
+        out[at] = rest as u8 | 0x80;
+        rest >>= 7;
+        at += 1;
+    }
+    out[at] = rest as u8;
+    &mut out[at + 1..]
+}
+
+#[inline]
+fn put_bytes<'o>(bytes: Option<&[u8]>, out: &'o mut [u8]) -> &'o mut [u8] {
+    match bytes {
+        Some(bytes) => {
+            let out = put_varint(bytes.len() as i32, out);
+            let (front, rest) = out.split_at_mut(bytes.len());
+            front.copy_from_slice(bytes);
+            rest
+        }
+        None => put_varint(-1, out),
+    }
+}
+
 fn push_bytes(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
     match bytes {
         Some(bytes) => {

@@ -695,3 +695,22 @@ fn a_dump_shows_batches_records_and_what_is_wrong() {
         assert_eq!(found[1].to_json()["records"][0]["control"], "commit");
     }
 }
+
+#[test]
+fn a_body_written_in_place_is_the_body_that_is_pushed() {
+    let long = vec![7u8; 300];
+    let headers = [("", None), ("h", Some(b"".as_slice())), ("name", Some(long.as_slice()))];
+    for key in [None, Some(b"".as_slice()), Some(b"key")] {
+        for value in [None, Some(b"".as_slice()), Some(long.as_slice())] {
+            for count in 0..=headers.len() {
+                let headers = || headers[..count].iter().copied();
+                let mut pushed = Vec::new();
+                encode_body(key, value, headers(), &mut pushed);
+                let mut placed = vec![0xee; body_len(key, value, headers()) + 3];
+                encode_body_at(key, value, headers(), &mut placed);
+                assert_eq!(placed[..pushed.len()], pushed);
+                assert_eq!(placed[pushed.len()..], [0xee; 3]);
+            }
+        }
+    }
+}
