@@ -11,7 +11,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ottla::base::chunk::ChunkPool;
+use ottla::base::chunk::{ChunkPool, Piece};
+use ottla::ring::uring::UringBackend;
 use ottla::ring::{Backend, BackendKind, RingSettings, SendChain, Sock, SocketOptions, Wait, Wake};
 use ring_support::{Log, chain_of, connect, listen, pattern, run_until, spill_listener};
 
@@ -576,6 +577,9 @@ mod suite {
 macro_rules! on {
     ($backend:ident, $make:expr, [$($name:ident),* $(,)?]) => {
         mod $backend {
+            #[allow(unused_imports)] // one backend's constructor needs them
+            use ottla::ring::uring::{TaskWork, UringBackend};
+
             $(#[test]
             fn $name() {
                 super::suite::$name($make);
@@ -618,4 +622,42 @@ macro_rules! conformance {
 conformance! {
     epoll: |settings| ottla::ring::epoll::EpollBackend::new(settings).unwrap();
     io_uring: |settings| ottla::ring::uring::UringBackend::new(settings).unwrap();
+    io_uring_of_older_kernels: |settings| UringBackend::with_task_work(settings, TaskWork::Plain).unwrap();
+}
+
+/// Four entries to submit with and eight to complete with: both queues overflow all the time, and nothing is lost.
+#[test]
+fn io_uring_with_tiny_queues_loses_nothing() {
+    let settings = RingSettings { submission_entries: 4, completion_entries: 8, ..RingSettings::default() };
+    suite::two_hundred_sockets_share_eight_buffers(|asked| {
+        UringBackend::new(&RingSettings {
+            buffer_count: asked.buffer_count,
+            buffer_bytes: asked.buffer_bytes,
+            ..settings
+        })
+        .unwrap()
+    });
+    suite::long_chains_arrive_exactly_both_ways(|_| UringBackend::new(&settings).unwrap());
+    suite::a_dropped_backend_gives_all_memory_back(|_| UringBackend::new(&settings).unwrap());
+}
+
+/// No time to drain: the memory is lost on purpose, because the kernel may still read it.
+#[test]
+fn io_uring_that_cannot_drain_gives_its_memory_up() {
+    let settings = RingSettings { drain_time_max: Duration::ZERO, ..RingSettings::default() };
+    let (listener, address) = listen("127.0.0.1");
+    let (mut backend, mut log) = (UringBackend::new(&settings).unwrap(), Log::default());
+    let sock = connect(&mut backend, &mut log, address);
+    let mut peer = listener.accept().unwrap().0;
+    let (pool, bytes) = (ChunkPool::new(0), pattern(32 * MIB, 6));
+    let mut chunk = pool.take(bytes.len());
+    chunk.put(&bytes);
+    backend.send(sock, SendChain { pieces: vec![Piece::whole(chunk)] }).unwrap();
+    backend.turn(Wait::Poll, &mut log).unwrap();
+    drop(backend);
+    assert_eq!(pool.out_bytes(), 32 * MIB, "freed under the kernel's hands");
+    // What still arrives is what was sent, and the connection ends.
+    let mut got = Vec::new();
+    let _ = peer.read_to_end(&mut got);
+    assert!(got[..] == bytes[..got.len()]);
 }

@@ -27,9 +27,9 @@ impl Default for RingSettings {
         Self {
             submission_entries: 128,
             completion_entries: 1024,
-            buffer_count: 16,
+            buffer_count: 8,
             buffer_bytes: 64 << 10,
-            turn_bytes_max: 1 << 20,
+            turn_bytes_max: 512 << 10,
             drain_time_max: DRAIN_TIME_MAX,
         }
     }

@@ -16,6 +16,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
@@ -35,6 +36,9 @@ use crate::base::time::{Clock, Now, SystemClock};
 const EDGES_MAX: usize = 256;
 /// Buffers' worth of bytes one socket may receive before the next socket has its turn.
 const RECEIVES_PER_VISIT: usize = 4;
+/// Longest single wait: what fits the milliseconds of `epoll_pwait`, so that `epoll_pwait2`, which older kernels and
+/// sandboxes lack, is never needed. Waking once a day for nothing is allowed.
+const WAIT_MAX: Duration = Duration::from_secs(86_400);
 /// `user data` of the eventfd; no socket has it, because a socket's index is a position in memory.
 const WAKE: u64 = u64::MAX;
 
@@ -129,7 +133,7 @@ impl EpollBackend {
         } else {
             match wait {
                 Wait::Poll => Some(Timespec::default()),
-                Wait::Until(time) => Timespec::try_from(self.now().mono.until(time)).ok(),
+                Wait::Until(time) => Timespec::try_from(self.now().mono.until(time).min(WAIT_MAX)).ok(),
                 Wait::Forever => None,
             }
         };

@@ -5,7 +5,7 @@
 //!   completion ── user data = kind:8 | generation:24 | index:32 ──► socket's flags ──► Events
 //!   received ──► buffer of the ring, lent to Events::data, given back; tail published once per turn
 //!   bytes of the turn spent ──► backlog, told first in the next turn
-//!   no buffer left ──► starved queue ──► re-armed when a quarter of the ring is free again, oldest first
+//!   no buffer left ──► starved queue ──► re-armed when a quarter of the ring is free again, hungriest first
 //! ```
 //! Never: closes a socket or frees memory that an operation in flight points to, keeps a buffer beyond its turn, submits
 //! from another thread (which is why the backend is not `Send`).
@@ -88,7 +88,10 @@ pub struct UringBackend {
     /// Those of them that hold a buffer.
     backlog_buffers: usize,
     dirty: VecDeque<Sock>,
+    /// Sockets that found no buffer since they were armed, and those that found some before: the first go first, or the
+    /// first to be armed would take every free buffer each time.
     starved: VecDeque<Sock>,
+    fed: VecDeque<Sock>,
     /// Operations with the kernel that point to our memory.
     in_flight: usize,
     /// Events reported in this turn.
@@ -103,7 +106,12 @@ impl UringBackend {
     /// A ring for the calling thread, with its buffers registered. `EPERM`, `ENOSYS`, `EACCES`, `ENOMEM` and `Unsupported`
     /// mean that this machine does not allow it: see [`super::probe`].
     pub fn new(settings: &RingSettings) -> io::Result<Self> {
-        let (ring, buffers, shape) = setup::build(settings)?;
+        Self::with_task_work(settings, TaskWork::Deferred)
+    }
+
+    /// The same as an older kernel would run it: completions delivered as `best`, or worse.
+    pub fn with_task_work(settings: &RingSettings, best: TaskWork) -> io::Result<Self> {
+        let (ring, buffers, shape) = setup::build(settings, best)?;
         // Blocking, because the ring answers EAGAIN for a non-blocking descriptor instead of waiting for it.
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         // A turn must be able to free a quarter of the ring, or the starved would wait for ever.
@@ -119,6 +127,7 @@ impl UringBackend {
             backlog_buffers: 0,
             dirty: VecDeque::new(),
             starved: VecDeque::new(),
+            fed: VecDeque::new(),
             in_flight: 0,
             reported: 0,
             shape,
@@ -182,7 +191,7 @@ impl UringBackend {
                     if !push(socket.receive_entry(), Kind::Receive) {
                         return false;
                     }
-                    socket.receive = true;
+                    (socket.receive, socket.fed) = (true, false);
                     *in_flight += 1;
                 } else if !socket.wanted && socket.receive && !socket.cancelled {
                     if !push(cancel(Kind::Receive, sock), Kind::Cancel) {
@@ -258,13 +267,7 @@ impl UringBackend {
 
     /// Submits everything and waits for `want` completions, not longer than `timeout`.
     fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
-        let submission = self.ring.submission();
-        let (entries, quiet) = (submission.len() as u32, !submission.taskrun() && !submission.cq_overflow());
-        drop(submission);
-        // With these flags the ring says by itself whether an enter would bring anything.
-        if want == 0 && entries == 0 && quiet && self.shape.task_work != TaskWork::Plain {
-            return Ok(());
-        }
+        let entries = self.ring.submission().len() as u32;
         let time = types::Timespec::from(timeout.unwrap_or_default());
         let arguments = match timeout {
             Some(_) => types::SubmitArgs::new().timespec(&time),
@@ -357,11 +360,12 @@ impl UringBackend {
         let mut socket = sockets.get_mut(sock);
         let mut bytes = 0;
         if let Some(index) = cqueue::buffer_select(flags) {
-            let open = socket.as_ref().is_some_and(|socket| matches!(socket.phase, Phase::Open));
-            if open
+            if let Some(socket) = &mut socket
+                && matches!(socket.phase, Phase::Open)
                 && result > 0
                 && let Some(received) = buffers.bytes(index, result as usize)
             {
+                socket.fed = true;
                 bytes = received.len();
                 stats.received_bytes += bytes as u64;
                 *reported += 1;
@@ -384,7 +388,8 @@ impl UringBackend {
                 self.stats.starved += 1;
                 if let Some(socket) = socket {
                     socket.starved = true;
-                    self.starved.push_back(sock);
+                    let queue = if socket.fed { &mut self.fed } else { &mut self.starved };
+                    queue.push_back(sock);
                 }
             }
             Some(code) => self.fail(sock, code.into()),
@@ -406,7 +411,7 @@ impl UringBackend {
     fn refill(&mut self) {
         let Some(buffers) = &self.buffers else { return };
         buffers.publish();
-        if self.starved.is_empty() {
+        if self.starved.is_empty() && self.fed.is_empty() {
             return;
         }
         // Every buffer that is not free now is named by a completion that waits in the backlog.
@@ -416,7 +421,7 @@ impl UringBackend {
             return;
         }
         for _ in 0..free {
-            let Some(sock) = self.starved.pop_front() else { break };
+            let Some(sock) = self.starved.pop_front().or_else(|| self.fed.pop_front()) else { break };
             if let Some(socket) = self.sockets.get_mut(sock) {
                 socket.starved = false;
                 self.enqueue(sock);
@@ -539,6 +544,7 @@ impl Backend for UringBackend {
         let busy = self.reported > 0
             || !self.dirty.is_empty()
             || !self.starved.is_empty()
+            || !self.fed.is_empty()
             || !self.wake_armed
             || !self.backlog.is_empty();
         let timeout = match wait {

@@ -18,7 +18,7 @@ const MEMORY_WAITS: [Duration; 4] =
     [Duration::from_millis(2), Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(100)];
 
 /// How completions are delivered, best first.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum TaskWork {
     /// `SINGLE_ISSUER | DEFER_TASKRUN | COOP_TASKRUN` (Linux 6.1): only when we enter.
     Deferred,
@@ -56,19 +56,19 @@ impl fmt::Display for Shape {
     }
 }
 
-/// A ring with its receive buffers.
-pub fn build(settings: &RingSettings) -> io::Result<(IoUring, Buffers, Shape)> {
+/// A ring with its receive buffers, with completions delivered as `best` or as the kernel can.
+pub fn build(settings: &RingSettings, best: TaskWork) -> io::Result<(IoUring, Buffers, Shape)> {
     let wanted = (settings.submission_entries, settings.completion_entries);
-    let mut result = build_at(wanted, settings);
+    let mut result = build_at(wanted, settings, best);
     if out_of_memory(&result) {
-        result = build_at(SMALL, settings);
+        result = build_at(SMALL, settings, best);
     }
     for wait in MEMORY_WAITS {
         if !out_of_memory(&result) {
             break;
         }
         sleep(wait);
-        result = build_at(SMALL, settings);
+        result = build_at(SMALL, settings, best);
     }
     result
 }
@@ -77,8 +77,12 @@ fn out_of_memory<T>(result: &io::Result<T>) -> bool {
     matches!(result, Err(error) if Errno::from_io_error(error) == Some(Errno::NOMEM))
 }
 
-fn build_at((submission, completion): (u32, u32), settings: &RingSettings) -> io::Result<(IoUring, Buffers, Shape)> {
-    let (ring, task_work) = build_ring(submission, completion)?;
+fn build_at(
+    (submission, completion): (u32, u32),
+    settings: &RingSettings,
+    best: TaskWork,
+) -> io::Result<(IoUring, Buffers, Shape)> {
+    let (ring, task_work) = build_ring(submission, completion, best)?;
     let parameters = ring.params();
     if !parameters.is_feature_ext_arg() || !parameters.is_feature_nodrop() || !parameters.is_feature_submit_stable() {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's io_uring is older than Linux 5.11"));
@@ -95,18 +99,19 @@ fn build_at((submission, completion): (u32, u32), settings: &RingSettings) -> io
 }
 
 /// A kernel that does not know a flag answers `EINVAL`.
-fn build_ring(submission: u32, completion: u32) -> io::Result<(IoUring, TaskWork)> {
+fn build_ring(submission: u32, completion: u32, best: TaskWork) -> io::Result<(IoUring, TaskWork)> {
     let mut last = io::Error::from(Errno::INVAL);
-    for task_work in [TaskWork::Deferred, TaskWork::Cooperative, TaskWork::Plain] {
+    let all = [TaskWork::Deferred, TaskWork::Cooperative, TaskWork::Plain];
+    for task_work in all.into_iter().filter(|task_work| *task_work >= best) {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(completion);
         match task_work {
             TaskWork::Deferred => {
-                builder.setup_single_issuer().setup_defer_taskrun().setup_coop_taskrun().setup_taskrun_flag();
+                builder.setup_single_issuer().setup_defer_taskrun().setup_coop_taskrun();
                 builder.setup_submit_all();
             }
             TaskWork::Cooperative => {
-                builder.setup_coop_taskrun().setup_taskrun_flag().setup_submit_all();
+                builder.setup_coop_taskrun().setup_submit_all();
             }
             TaskWork::Plain => {}
         }

@@ -55,8 +55,10 @@ pub struct Socket {
     pub cancelled: bool,
     /// Flow control: the user wants data.
     pub wanted: bool,
-    /// The last receive found no buffer; waits in the queue of the starved.
+    /// The last receive found no buffer; waits in a queue to be armed again.
     pub starved: bool,
+    /// Something was received since the receive was armed.
+    pub fed: bool,
     /// Is in the queue of sockets with something to submit.
     pub queued: bool,
 }
@@ -78,6 +80,7 @@ impl Socket {
             cancelled: false,
             wanted: true,
             starved: false,
+            fed: false,
             queued: false,
         }
     }
