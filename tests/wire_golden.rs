@@ -14,9 +14,9 @@ use std::fmt::Write as _;
 use std::io::Read;
 
 use bytes::Bytes;
-use ottla::wire::any::{self, Which};
+use ottla::wire::any::{self, AnyError, Which};
 use ottla::wire::json::{Records, base64};
-use ottla::wire::{ApiKey, ErrorCode, VersionRange};
+use ottla::wire::{ApiKey, EncodeErrorKind, ErrorCode, VersionRange};
 use serde_json::Value;
 
 /// What the file must at least hold: messages, message versions, lines, and lines per case.
@@ -24,6 +24,10 @@ const MESSAGES: usize = 166;
 const MESSAGE_VERSIONS: usize = 575;
 const CASES: [(&str, usize); 7] =
     [("full", 575), ("null", 288), ("empty", 456), ("three", 456), ("default", 509), ("notags", 20), ("unknown", 317)];
+
+/// Lines of `versions.gz`; what is written, refused, refused by the field's own name, refused for being null, at other
+/// versions.
+const VERSIONS: (usize, usize, usize, usize, usize) = (3011, 7202, 1709, 369, 36);
 
 struct Golden {
     name: String,
@@ -40,10 +44,15 @@ impl Golden {
     }
 }
 
-fn golden() -> Vec<Golden> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/messages.gz");
+fn unpack(file: &str) -> String {
+    let path = format!("{}/tests/golden/{file}", env!("CARGO_MANIFEST_DIR"));
     let mut text = String::new();
     flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_string(&mut text).unwrap();
+    text
+}
+
+fn golden() -> Vec<Golden> {
+    let text = unpack("messages.gz");
     let line = |line: &str| {
         let parts: Vec<&str> = line.splitn(5, '|').collect();
         let [name, version, case, hex, json] = parts[..] else { panic!("not a golden line: {line}") };
@@ -131,6 +140,53 @@ fn javas_json_encodes_to_javas_bytes() {
         encoded += 1;
     }
     assert_eq!(encoded, CASES.iter().map(|(_, count)| count).sum::<usize>() - 317);
+}
+
+/// `versions.gz`: one field set (or null, "field?"), written at every other version: Java's bytes, or the same refusal of
+/// the same field. This is where ignorable and other fields part.
+#[test]
+fn a_field_that_a_version_lacks_is_dropped_or_refused_as_java_does() {
+    let (mut lines, mut written, mut refused, mut named, mut nulls) = (0, 0, 0, 0, 0);
+    for line in unpack("versions.gz").lines() {
+        let [name, from, path, hex, results] = line.splitn(5, '|').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let (which, from) = (Which::Named(name.to_owned()), from.parse().unwrap());
+        let body = Bytes::from(any::unhex(hex).unwrap());
+        lines += 1;
+        for result in results.split(';').filter(|result| !result.is_empty()) {
+            let (to, wanted) = result.split_once('=').unwrap();
+            let at = format!("{name} {path} from version {from} to {to}");
+            let ours = any::convert(&which, from, to.parse().unwrap(), &body);
+            match (wanted.strip_prefix('!'), ours) {
+                (None, Ok(bytes)) => {
+                    assert_eq!(any::hex(&bytes), wanted, "{at}");
+                    written += 1;
+                }
+                (Some("null"), Err(AnyError::Encode(error))) => {
+                    assert_eq!(error.kind, EncodeErrorKind::Null, "{at}");
+                    nulls += 1;
+                }
+                (Some("taggedFields"), Err(AnyError::Encode(error))) => {
+                    assert_eq!(error.kind, EncodeErrorKind::TagsNotInVersion, "{at}");
+                    refused += 1;
+                }
+                (Some(field), Err(AnyError::Encode(error))) => {
+                    assert_eq!(error.kind, EncodeErrorKind::NotInVersion, "{at}");
+                    // Of a whole structure several fields may be refused, and which one is named first is not the point.
+                    let last = path.rsplit('.').next().unwrap().replace(['_', '?'], "");
+                    if last == field.to_lowercase() {
+                        assert_eq!(error.field, field, "{at}");
+                        named += 1;
+                    }
+                    refused += 1;
+                }
+                (_, ours) => panic!("{at}: {ours:?}, java: {wanted}"),
+            }
+        }
+    }
+    println!(
+        "golden: {lines} fields, at other versions {written} written, {refused} refused ({named} named), {nulls} nulls refused"
+    );
+    assert_eq!((lines, written, refused, named, nulls), VERSIONS);
 }
 
 /// Puts the record sets in place of their sizes: `Golden.java` fills them with bytes that follow from the size.
@@ -229,6 +285,20 @@ fn every_truncation_is_an_error() {
     });
     println!("golden: {truncations} truncations refused");
     assert!(truncations > 400_000);
+}
+
+/// A count that the input could just hold, over bytes that are no element: at most the input's size is reserved for it,
+/// although an element takes many times its smallest encoding in memory.
+#[test]
+fn a_plausible_count_reserves_no_more_than_the_input() {
+    // MetadataResponse version 1: no brokers, controller -1, then topics that each fail at their name.
+    let mut input = vec![0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x20, 0];
+    input.resize(100_000, 0xff);
+    let which = Which::Response(ApiKey::Metadata as i16);
+    let peak = peak_bytes(|| assert!(any::check(&which, 1, &input).is_err()));
+    println!("golden: {peak} bytes reserved for 8192 announced elements in {} bytes", input.len());
+    assert!(peak > 50_000, "the count was refused, so this shows nothing");
+    assert!(peak <= input.len() + 1024);
 }
 
 /// Every byte of every message becomes, in turn, the start of an enormous, negative or slightly wrong length or count:

@@ -2,7 +2,11 @@
 //
 //   java Golden write FILE.gz      one line per message, version and case: name|version|case|hex|json
 //   java Golden read FILE          reads such lines (not compressed), compares bytes and JSON, prints a count
+//   java Golden versions FILE.gz   one line per field: name|version|path|hex|version=hex;version=!field;... ("field?" is null)
 //   java Golden errors             code|NAME|text of every error
+//
+// "versions" sets one field of an otherwise default object, writes it at a version that has the field, and then at every
+// other version: what is written there, or which field makes the class refuse.
 //
 // Cases: full (every field differs from its default, arrays of one element), null (nullable fields are null), empty
 // (arrays of 0), three (arrays of 3), default (a new object), notags (tagged fields keep their defaults), unknown (tagged
@@ -39,6 +43,7 @@ public class Golden {
         switch (args[0]) {
             case "write" -> write(args[1]);
             case "read" -> read(args[1]);
+            case "versions" -> versions(args[1]);
             case "errors" -> {
                 for (Errors error : Errors.values()) {
                     String text = error.exception() == null ? "" : error.exception().getMessage();
@@ -79,11 +84,123 @@ public class Golden {
         }
     }
 
+    /** A GZIP header without a time, so that the same input gives the same file. */
+    static Writer gzip(String path) throws Exception {
+        return new OutputStreamWriter(
+            new GZIPOutputStream(new FileOutputStream(path)) {{ def.setLevel(9); }}, StandardCharsets.UTF_8);
+    }
+
+    static void versions(String path) throws Exception {
+        int lines = 0, written = 0, refused = 0;
+        try (Writer out = gzip(path)) {
+            for (Kind kind : kinds()) {
+                Set<String> seen = new HashSet<>();
+                for (int from = kind.max; from >= kind.min; from--) {
+                    List<List<String>> paths = new ArrayList<>();
+                    paths(schema(kind, from), List.of(), paths);
+                    for (List<String> fields : paths) {
+                        String where = String.join(".", fields);
+                        // Every field at the highest version that has it, and at the lowest of all.
+                        if (!seen.add(where) && from != kind.min) continue;
+                        Message message = (Message) only(kind.type, schema(kind, from), fields);
+                        out.write(kind.name + "|" + from + "|" + where + "|" + hex(bytes(message, (short) from)) + "|");
+                        String separator = "";
+                        for (int to = kind.min; to <= kind.max; to++) {
+                            if (to == from) continue;
+                            String result = attempt(message, (short) to);
+                            out.write(separator + to + "=" + result);
+                            separator = ";";
+                            if (result.startsWith("!")) refused++; else written++;
+                        }
+                        out.write('\n');
+                        lines++;
+                    }
+                }
+            }
+        }
+        System.out.println(lines + " lines: " + written + " written at other versions, " + refused + " refused");
+    }
+
+    static String attempt(Message message, short version) {
+        try {
+            return hex(bytes(message, version));
+        } catch (org.apache.kafka.common.errors.UnsupportedVersionException e) {
+            var matcher = java.util.regex.Pattern.compile("non-default (\\w+) at version").matcher(e.getMessage());
+            if (matcher.find()) return "!" + matcher.group(1);
+            if (e.getMessage().startsWith("Tagged fields were set")) return "!taggedFields";
+            throw e;
+        } catch (NullPointerException e) {
+            return "!null";
+        }
+    }
+
+    static Schema schema(Kind kind, int version) throws Exception {
+        return ((Schema[]) kind.type.getField("SCHEMAS").get(null))[version];
+    }
+
+    /** All fields, whole and inside of structures, and a place for an unknown tagged field in each structure. */
+    static void paths(Schema schema, List<String> before, List<List<String>> out) {
+        for (BoundField bound : schema.fields()) {
+            if (bound.def.type instanceof TaggedFields tags) {
+                for (var field : new TreeMap<>(tags.fields()).values()) paths(field.name, field.type, before, out);
+                out.add(with(before, "unknown"));
+            } else {
+                paths(bound.def.name, bound.def.type, before, out);
+            }
+        }
+    }
+
+    static void paths(String name, Type type, List<String> before, List<List<String>> out) {
+        out.add(with(before, name));
+        // The same field as null. Whether a record set may be null, its type does not tell.
+        if (type.isNullable() && type != Type.RECORDS && type != Type.COMPACT_RECORDS) out.add(with(before, name + "?"));
+        if (type.arrayElementType().orElse(type) instanceof Schema schema) paths(schema, with(before, name), out);
+    }
+
+    static List<String> with(List<String> before, String name) {
+        List<String> all = new ArrayList<>(before);
+        all.add(name);
+        return all;
+    }
+
+    /** A default object but for the field at the path; arrays on the way there have one element. */
+    static Object only(Class<?> type, Schema schema, List<String> path) throws Exception {
+        Object object = type.getDeclaredConstructor().newInstance();
+        for (Field field : type.getDeclaredFields()) {
+            // Record sets are never null here: some versions do not allow it, which is not what this is about.
+            if (Modifier.isStatic(field.getModifiers()) || !BaseRecords.class.isAssignableFrom(field.getType())) continue;
+            field.setAccessible(true);
+            field.set(object, MemoryRecords.readableRecords(ByteBuffer.wrap(patterned(3))));
+        }
+        String first = path.get(0);
+        if (first.equals("unknown")) {
+            ((Message) object).unknownTaggedFields().add(new RawTaggedField(1000, new byte[] {7}));
+            return object;
+        }
+        if (first.endsWith("?")) {
+            new Builder("null", false).set(object, first.substring(0, first.length() - 1), Type.NULLABLE_STRING, null);
+            return object;
+        }
+        Type fieldType = null;
+        for (BoundField bound : schema.fields()) {
+            if (bound.def.type instanceof TaggedFields tags) {
+                for (var field : tags.fields().values()) if (field.name.equals(first)) fieldType = field.type;
+            } else if (bound.def.name.equals(first)) {
+                fieldType = bound.def.type;
+            }
+        }
+        Builder builder = new Builder("full", false);
+        if (path.size() == 1) {
+            builder.set(object, first, fieldType, null);
+        } else {
+            builder.set(object, first, fieldType, path.subList(1, path.size()));
+        }
+        return object;
+    }
+
     static void write(String path) throws Exception {
         int lines = 0;
-        // A GZIP header without a time, so that the same input gives the same file.
-        try (Writer out = new OutputStreamWriter(
-                new GZIPOutputStream(new FileOutputStream(path)) {{ def.setLevel(9); }}, StandardCharsets.UTF_8)) {
+        try (Writer out = gzip(path)) {
             for (Kind kind : kinds()) {
                 for (int version = kind.min; version <= kind.max; version++) {
                     Set<String> seen = new HashSet<>();
@@ -107,7 +224,7 @@ public class Golden {
 
     /** Null when the case does not exist for the version. */
     static Message build(Kind kind, int version, String name) throws Exception {
-        Schema schema = ((Schema[]) kind.type.getField("SCHEMAS").get(null))[version];
+        Schema schema = schema(kind, version);
         if (name.equals("unknown") && tags(schema) == null) return null;
         if (name.equals("default")) {
             Message message = (Message) kind.type.getConstructor().newInstance();
@@ -142,6 +259,7 @@ public class Golden {
         final String name;
         final boolean nullRecords;
         int counter = 0;
+        List<String> only = null;
 
         Builder(String name, boolean nullRecords) {
             this.name = name;
@@ -149,11 +267,12 @@ public class Golden {
         }
 
         Object struct(Class<?> type, Schema schema) throws Exception {
+            if (only != null) return Golden.only(type, schema, only);
             Object object = type.getDeclaredConstructor().newInstance();
             for (BoundField bound : schema.fields()) {
                 if (bound.def.type instanceof TaggedFields tags) {
                     if (!name.equals("notags")) {
-                        for (var tagged : new TreeMap<>(tags.fields()).values()) set(object, tagged.name, tagged.type);
+                        for (var tagged : new TreeMap<>(tags.fields()).values()) set(object, tagged.name, tagged.type, null);
                     }
                     if (name.equals("unknown")) {
                         List<RawTaggedField> unknown = ((Message) object).unknownTaggedFields();
@@ -162,13 +281,15 @@ public class Golden {
                         unknown.add(new RawTaggedField(Integer.MAX_VALUE - 1, new byte[200]));
                     }
                 } else {
-                    set(object, bound.def.name, bound.def.type);
+                    set(object, bound.def.name, bound.def.type, null);
                 }
             }
             return object;
         }
 
-        void set(Object object, String snake, Type type) throws Exception {
+        /** With a path inside, structures on the way are default objects but for what the path names. */
+        void set(Object object, String snake, Type type, List<String> inside) throws Exception {
+            only = inside;
             for (Field field : object.getClass().getDeclaredFields()) {
                 if (Modifier.isStatic(field.getModifiers()) || !snake(field.getName()).equals(snake)) continue;
                 field.setAccessible(true);

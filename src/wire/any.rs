@@ -89,6 +89,18 @@ pub fn check(which: &Which, version: i16, body: &[u8]) -> Result<usize, AnyError
     visit(which, Check(version, body))
 }
 
+/// Decodes `body` at version `from` and encodes it at version `to`.
+pub fn convert(which: &Which, from: i16, to: i16, body: &Bytes) -> Result<Vec<u8>, AnyError> {
+    struct Convert<'b>(i16, i16, &'b Bytes);
+    impl Visitor for Convert<'_> {
+        type Out = Result<Vec<u8>, AnyError>;
+        fn visit<M: Message>(self) -> Self::Out {
+            Ok(M::from_bytes(self.0, self.2)?.to_bytes(self.1)?)
+        }
+    }
+    visit(which, Convert(from, to, body))
+}
+
 /// The body that a JSON form stands for.
 pub fn encode(which: &Which, version: i16, json: &Value) -> Result<Vec<u8>, AnyError> {
     struct Encode<'j>(i16, &'j Value);

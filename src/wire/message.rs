@@ -425,3 +425,33 @@ impl<T: Struct> Field for Option<T> {
         if input.i8()? < 0 { Ok(None) } else { T::read(input).map(Some) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::messages::{CreateDelegationTokenResponse, MetadataRequest, SaslAuthenticateRequest};
+
+    #[test]
+    fn secrets_do_not_show_in_debug_output() {
+        let request = SaslAuthenticateRequest { auth_bytes: Bytes::from_static(b"hunter2"), ..Default::default() };
+        let text = format!("{request:?}");
+        assert!(text.contains("<secret>") && !text.contains("hunter2"), "{text}");
+        let response = CreateDelegationTokenResponse { hmac: Bytes::from_static(b"hunter2"), ..Default::default() };
+        assert!(!format!("{response:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_refused_message_leaves_nothing_behind_and_names_its_field() {
+        let request = MetadataRequest { allow_auto_topic_creation: false, ..Default::default() };
+        let mut out = vec![1];
+        let error = request.encode(3, &mut Writer::new(&mut out)).unwrap_err();
+        assert_eq!(out, [1]);
+        assert_eq!(
+            error.to_string(),
+            "MetadataRequest version 3, field allowAutoTopicCreation: this version cannot carry a value other than the default"
+        );
+        let error = MetadataRequest { topics: None, ..Default::default() }.to_bytes(0).unwrap_err();
+        assert_eq!((error.field, error.kind), ("topics", EncodeErrorKind::Null));
+        assert_eq!(request.to_bytes(-1).unwrap_err().kind, EncodeErrorKind::Version);
+    }
+}
