@@ -9,7 +9,9 @@ use super::{Control, Happened, Raw};
 use crate::base::ids::BrokerId;
 use crate::base::time::Time;
 use crate::net::HostPort;
-use crate::proto::connection::{Call, Failure, RefusedWhy, Reply, ReplyMode, ReplyPart, Sink, Then, Versions, Written};
+use crate::proto::connection::{
+    Call, Cause, Failure, RefusedWhy, Reply, ReplyMode, ReplyPart, Sink, Then, Versions, Written,
+};
 use crate::ring::Backend;
 use crate::wire::ApiKey;
 
@@ -185,16 +187,16 @@ impl<B: Backend> Control<B> {
                     self.by_sock.remove(&sock);
                     let cause = link.connection.wants_close().cloned();
                     link.connection.on_closed(&why, written, &mut ear);
-                    let failure = match &cause {
-                        Some(cause) => cause.is_failure(),
-                        None => !link.is_closing(),
+                    let failure = match cause {
+                        Some(cause) => cause.is_failure().then(|| cause.to_string()),
+                        None => (!link.is_closing()).then(|| Cause::from_io(&why).to_string()),
                     };
-                    if failure {
-                        let words = cause.map_or_else(|| why.to_string(), |cause| cause.to_string());
+                    let failed = failure.is_some();
+                    if let Some(words) = &failure {
                         tracing::debug!(broker = id.0, host = %link.host(), why = %words, "connection ended");
                     }
                     link.on_gone(now, why.kind(), failure, &mut self.rng);
-                    if failure {
+                    if failed {
                         self.on_broker_trouble(now);
                     }
                     self.drop_if_gone(id);

@@ -13,7 +13,7 @@ use crate::base::chunk::{ChunkPool, Piece};
 use crate::base::ids::BrokerId;
 use crate::base::rng::Rng;
 use crate::base::time::Time;
-use crate::net::{Connect, ConnectSettings, HostPort, Resolution, Resolver, Step};
+use crate::net::{Connect, ConnectSettings, Failure, HostPort, Resolution, Resolver, Step};
 use crate::proto::connection::{Connection, ConnectionSettings};
 use crate::ring::{Backend, SendChain, Sock, SocketOptions};
 
@@ -34,6 +34,8 @@ pub(super) struct Link {
     backing_off: bool,
     /// Asked to close the socket already.
     closing: bool,
+    /// Why its last connection ended, in words.
+    last_words: String,
     /// Pieces' vector given back by the backend.
     spare: Vec<Piece>,
 }
@@ -57,6 +59,7 @@ impl Link {
             failures: 0,
             backing_off: false,
             closing: false,
+            last_words: String::new(),
             spare: Vec::new(),
         }
     }
@@ -163,13 +166,15 @@ impl Link {
     pub fn on_ready(&mut self) {
         self.connect.on_ready();
         self.failures = 0;
+        self.last_words.clear();
     }
 
-    /// Its socket is gone; `failure` unless that was wanted.
-    pub fn on_gone(&mut self, now: Time, why: io::ErrorKind, failure: bool, rng: &mut Rng) {
+    /// Its socket is gone; `failure` says in words why, unless that was wanted.
+    pub fn on_gone(&mut self, now: Time, why: io::ErrorKind, failure: Option<String>, rng: &mut Rng) {
         self.sock = None;
         self.closing = false;
-        if failure {
+        if let Some(words) = failure {
+            self.last_words = words;
             // After it worked, what waits may wait for the next round; before, the round goes on.
             self.backing_off |= self.connect.is_up();
             self.connect.on_closed(now, why, rng);
@@ -197,8 +202,9 @@ impl Link {
     /// What went wrong last.
     pub fn trouble(&self) -> String {
         match self.connect.failure() {
-            Some(failure) => format!("{}: {failure}", self.connect.host()),
-            None => format!("{}: no connection", self.connect.host()),
+            Some(Failure::Resolve(error)) => format!("{}: {error}", self.host()),
+            _ if self.last_words.is_empty() => format!("{}: no connection", self.host()),
+            _ => format!("{}: {}", self.host(), self.last_words),
         }
     }
 

@@ -315,43 +315,56 @@ impl<B: Backend> Control<B> {
         })
     }
 
-    /// Takes what is there, does what is due, and waits for more (in simulations the backend's wait returns at once).
+    /// Takes what is there, does what is due, and waits until a wait brought nothing new (in simulations the backend's wait
+    /// returns at once).
     pub fn turn(&mut self) -> Turn {
-        self.sleeper.turn_begins();
+        loop {
+            self.sleeper.turn_begins();
+            let busy = self.advance();
+            if self.is_over(self.backend.now().mono) {
+                self.end();
+                return Turn::Stopped;
+            }
+            let until = if busy { Time::ZERO } else { self.next_deadline() };
+            self.sleeper.prepare(until);
+            let wait = match until {
+                _ if busy || self.requests.has_items() || self.events.has_items() => Wait::Poll,
+                Time::NEVER => Wait::Forever,
+                until => Wait::Until(until),
+            };
+            if let Err(error) = self.backend.turn(wait, &mut self.raw) {
+                self.state.fail(&format!("control's I/O failed: {error}"));
+                self.end();
+                return Turn::Stopped;
+            }
+            self.sleeper.waited();
+            if self.raw.0.is_empty() {
+                return Turn::Running;
+            }
+        }
+    }
+
+    /// Everything but waiting. True when more may be there already.
+    fn advance(&mut self) -> bool {
         let now = self.backend.now().mono;
         self.take_raw(now);
-        let mut busy = self.take_messages(now);
+        let busy = self.take_messages(now);
         self.take_names(now);
         self.on_deadlines(now);
         self.start_metadata(now);
         self.drive_jobs(now);
+        self.drive_links(now);
         // Acting on what happened may make more happen (a call that cannot be sent is lost at once).
         while let Some(happened) = self.happened.pop_front() {
             self.act(now, happened);
+            if self.happened.is_empty() {
+                self.start_metadata(now);
+                self.drive_links(now);
+            }
         }
-        self.drive_links(now);
-        busy |= !self.happened.is_empty();
         self.publish();
         self.answer_topic_waits(now);
-        if self.is_over(now) {
-            self.end();
-            return Turn::Stopped;
-        }
-
-        let until = if busy { Time::ZERO } else { self.next_deadline() };
-        self.sleeper.prepare(until);
-        let wait = match until {
-            _ if busy || self.requests.has_items() || self.events.has_items() => Wait::Poll,
-            Time::NEVER => Wait::Forever,
-            until => Wait::Until(until),
-        };
-        if let Err(error) = self.backend.turn(wait, &mut self.raw) {
-            self.state.fail(&format!("control's I/O failed: {error}"));
-            self.end();
-            return Turn::Stopped;
-        }
-        self.sleeper.waited();
-        Turn::Running
+        busy
     }
 
     /// The backend, for what only the owner of the thread knows.

@@ -23,6 +23,6 @@ mod snapshot;
 mod tests;
 
 pub use merge::{Change, Cluster, MetadataError, STALE_MAX};
-pub use names::{TOPICS_MAX, TopicNames};
+pub use names::{NameError, TOPICS_MAX, TopicNames};
 pub use refresh::{Ask, Refresh, RefreshSettings};
 pub use snapshot::{Broker, Partition, Snapshot, Topic, TopicState};

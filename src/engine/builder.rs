@@ -1,0 +1,116 @@
+//! How users start an engine.
+
+use std::time::Duration;
+
+use super::assemble::{EngineClock, Seat, assemble};
+use super::cores::CpuPlan;
+use super::threads::{WakeSlot, start_control};
+use super::{Engine, EngineError};
+use crate::base::gate::Medium;
+use crate::base::sync::lock;
+use crate::config::{BackendSetting, Cores, EngineSettings};
+use crate::ring::{AnyWaker, BackendChoice, probe};
+
+/// Settings of an engine, by name. [`EngineBuilder::settings`] takes them all at once (from a file, say).
+#[derive(Clone, Debug, Default)]
+pub struct EngineBuilder {
+    settings: EngineSettings,
+}
+
+impl EngineBuilder {
+    /// Kafka's defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// All settings at once, in place of what was set before.
+    pub fn settings(mut self, settings: EngineSettings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// `bootstrap.servers`: `host:port`, tried in order; one string may hold several, separated by commas.
+    pub fn bootstrap<S: Into<String>>(mut self, servers: impl IntoIterator<Item = S>) -> Self {
+        let servers = servers.into_iter().map(Into::into);
+        self.settings.bootstrap_servers = servers
+            .flat_map(|list: String| list.split(',').map(|one| one.trim().to_owned()).collect::<Vec<_>>())
+            .collect();
+        self
+    }
+
+    /// How many shards run, and on which CPUs.
+    pub fn cores(mut self, cores: Cores) -> Self {
+        self.settings.cores = cores;
+        self
+    }
+
+    /// `io.backend`.
+    pub fn backend(mut self, backend: BackendSetting) -> Self {
+        self.settings.backend = backend;
+        self
+    }
+
+    /// `client.id`.
+    pub fn client_id(mut self, id: impl Into<String>) -> Self {
+        self.settings.client_id = id.into();
+        self
+    }
+
+    /// `request.timeout.ms`.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.request_timeout = timeout;
+        self
+    }
+
+    /// `buffer.memory`, in bytes.
+    pub fn buffer_memory(mut self, bytes: usize) -> Self {
+        self.settings.buffer_memory = bytes;
+        self
+    }
+
+    /// `fetch.memory`, in bytes.
+    pub fn fetch_memory(mut self, bytes: usize) -> Self {
+        self.settings.fetch_memory = bytes;
+        self
+    }
+
+    /// Checks the settings, finds out which backend works, and starts the threads. Nothing is connected yet: a cluster that
+    /// cannot be reached shows when it is needed.
+    pub fn build(self) -> Result<Engine, EngineError> {
+        self.settings.validate()?;
+        let choice = match self.settings.backend {
+            BackendSetting::Auto => BackendChoice::Auto,
+            BackendSetting::IoUring => BackendChoice::IoUring,
+            BackendSetting::Epoll => BackendChoice::Epoll,
+        };
+        let probe = probe(choice);
+        let plan = CpuPlan::new(&self.settings.cores)?;
+        let control_slot = WakeSlot::default();
+        let seat = |slot: &WakeSlot<AnyWaker>| Seat { medium: Medium::threads(), ring: slot.ring() };
+        let assembly = assemble(
+            self.settings,
+            EngineClock::system(),
+            seat(&control_slot),
+            Vec::new(),
+            Medium::threads(),
+            (probe.kind.name(), probe.reason.clone()),
+            plan.is_single_cpu(),
+        )?;
+        tracing::info!(
+            backend = probe.kind.name(),
+            reason = %probe.reason,
+            shards = plan.shards.len(),
+            cpus = plan.usable,
+            "engine starts"
+        );
+        let engine = assembly.engine;
+        let started = start_control(assembly.control, control_slot, probe).map(|thread| vec![thread]);
+        match started {
+            Ok(threads) => {
+                *lock(&engine.shared().threads) = threads;
+                Ok(engine)
+            }
+            Err(error) => Err(EngineError::Thread(error)),
+        }
+    }
+}
