@@ -16,8 +16,8 @@
 //!
 //! Invariants:
 //! * A log holds the bytes that were produced, but for the fields a broker sets (`broker_produce`).
-//! * A connection's next request is not looked at before the answer to the last one left (`broker_order`).
-//! * Bytes kept per node stay below the cap; the oldest go first (`broker_retention`).
+//! * A connection's next request is not looked at before the answer to the last one left (`broker_faults`).
+//! * Bytes kept per node stay below the cap; the oldest go first (`broker_produce`).
 
 mod api;
 pub mod cluster;
@@ -31,6 +31,7 @@ pub mod producers;
 pub mod record;
 mod server;
 pub mod session;
+pub mod sim;
 
 pub use self::core::{BrokerCore, Call, ConnId, Control, Outcome};
 pub use self::counters::{CloseReason, Counters};
@@ -38,3 +39,4 @@ pub use self::fault::{Reaction, Rule, RuleId};
 pub use self::options::{Options, TopicSpec, Validate};
 pub use self::record::Refusal;
 pub use self::server::{Broker, Builder, run};
+pub use self::sim::{SimBroker, SimDriver};

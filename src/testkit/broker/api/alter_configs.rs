@@ -49,6 +49,7 @@ impl Served for AlterConfigsRequest {
             let mut told = AlterConfigsResourceResponse {
                 resource_type: resource.resource_type,
                 resource_name: resource.resource_name.clone(),
+                error_message: None,
                 ..AlterConfigsResourceResponse::default()
             };
             let configs =

@@ -28,7 +28,8 @@ impl Served for CreateTopicsRequest {
                 name: topic.name.clone(),
                 num_partitions: -1,
                 replication_factor: -1,
-                topic_config_error_code: 0,
+                error_message: None,
+                configs: None,
                 ..CreatableTopicResult::default()
             };
             let done = match call.injected(&topic.name, -1) {

@@ -36,6 +36,7 @@ impl Served for DescribeConfigsRequest {
             let mut told = DescribeConfigsResult {
                 resource_type: resource.resource_type,
                 resource_name: resource.resource_name.clone(),
+                error_message: None,
                 ..DescribeConfigsResult::default()
             };
             let entries = match call.injected_for_all() {
@@ -67,6 +68,7 @@ impl Served for DescribeConfigsRequest {
                             false => Vec::new(),
                         },
                         config_type: if call.version >= 3 { entry.kind as i8 } else { 0 },
+                        documentation: None,
                         ..DescribeConfigsResourceResult::default()
                     };
                     told.configs = entries.into_iter().filter(wanted).map(describe).collect();

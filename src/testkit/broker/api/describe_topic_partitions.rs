@@ -1,6 +1,7 @@
 //! DescribeTopicPartitions, version 0 (KIP-966): topics by name, in the order of their names, in pages.
 //!
-//! Deviations from Kafka: eligible leader replicas are never tracked, so both lists are null.
+//! Deviations from Kafka: eligible leader replicas are never tracked; both lists are empty, not null, because Java's
+//! admin client cannot take the null that the protocol allows.
 
 use super::super::core::{Answer, BrokerCore, Call};
 use super::metadata::offline;
@@ -56,8 +57,8 @@ impl Served for DescribeTopicPartitionsRequest {
                             leader_epoch: state.leader_epoch,
                             replica_nodes: state.replicas.clone(),
                             isr_nodes: state.isr.clone(),
-                            eligible_leader_replicas: None,
-                            last_known_elr: None,
+                            eligible_leader_replicas: Some(Vec::new()),
+                            last_known_elr: Some(Vec::new()),
                             offline_replicas: offline(&core.cluster, state),
                             ..DescribeTopicPartitionsResponsePartition::default()
                         })

@@ -32,7 +32,7 @@ impl Served for FindCoordinatorRequest {
                 (None, 0 | 1) => core.cluster.coordinator(&key).cloned().ok_or(ErrorCode::CoordinatorNotAvailable),
                 (None, _) => Err(ErrorCode::InvalidRequest),
             };
-            let mut told = Coordinator { key, node_id: -1, port: -1, ..Coordinator::default() };
+            let mut told = Coordinator { key, node_id: -1, port: -1, error_message: None, ..Coordinator::default() };
             match node {
                 Ok(node) => (told.node_id, told.host, told.port) = (node.id, node.host, i32::from(node.port)),
                 Err(code) => {

@@ -21,6 +21,7 @@ impl Served for IncrementalAlterConfigsRequest {
             let mut told = AlterConfigsResourceResponse {
                 resource_type: resource.resource_type,
                 resource_name: resource.resource_name.clone(),
+                error_message: None,
                 ..AlterConfigsResourceResponse::default()
             };
             let done = check(call, resource.resource_type, &resource.resource_name)
