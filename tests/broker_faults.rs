@@ -1,5 +1,6 @@
 //! The embedded broker's fault rules and hooks: each reaction, seen from the client.
 #![cfg(feature = "testkit")]
+#![allow(clippy::unwrap_used)]
 
 mod broker_support;
 

@@ -1,5 +1,6 @@
 //! The embedded broker's Fetch: long polls, limits, sessions, epochs.
 #![cfg(feature = "testkit")]
+#![allow(clippy::unwrap_used)]
 
 mod broker_support;
 

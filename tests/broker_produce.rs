@@ -1,5 +1,6 @@
 //! The embedded broker's Produce: what it appends, what it refuses, what it remembers of producers.
 #![cfg(feature = "testkit")]
+#![allow(clippy::unwrap_used)]
 
 mod broker_support;
 

@@ -271,14 +271,16 @@ impl BrokerCore {
     }
 
     fn handle_frame(&mut self, now: Now, conn: ConnId, frame: &Bytes, decided: bool, out: &mut Vec<u8>) -> Outcome {
+        // Key and version come first: they decide how the rest of the header is read.
+        let [key_0, key_1, version_0, version_1, ..] = frame[..] else { return Outcome::Close(CloseReason::Malformed) };
+        let (key, version) = (i16::from_be_bytes([key_0, key_1]), i16::from_be_bytes([version_0, version_1]));
+        let served = ApiKey::try_from(key).ok().and_then(|api| Some((api, api::served(api)?)));
+        let Some((api, versions)) = served else { return Outcome::Close(CloseReason::UnknownApi) };
+        if !versions.contains(version) && api != ApiKey::ApiVersions {
+            return Outcome::Close(CloseReason::UnknownVersion);
+        }
         let mut body = Reader::shared(frame);
-        let (api, header) = match decode_request_header(&mut body) {
-            Ok((Some(api), header)) => (api, header),
-            Ok((None, _)) => return Outcome::Close(CloseReason::UnknownApi),
-            Err(_) => return Outcome::Close(CloseReason::Malformed),
-        };
-        let Some(versions) = api::served(api) else { return Outcome::Close(CloseReason::UnknownApi) };
-        let version = header.request_api_version;
+        let Ok((_, header)) = decode_request_header(&mut body) else { return Outcome::Close(CloseReason::Malformed) };
         if !decided {
             let count = self.counters.apis.entry(api as i16).or_default();
             count.requests += 1;
@@ -294,13 +296,10 @@ impl BrokerCore {
         }
         let call = self.call(now, conn, api, version, header.correlation_id, client_id);
         if !versions.contains(version) {
-            if api == ApiKey::ApiVersions {
-                // KIP-511: the answer is in version 0, so that any client can read it.
-                let call = Call { version: 0, ..call };
-                let answer = api::api_versions::unsupported(self);
-                return self.finish(call, Answer::Now(answer), |_, _| {}, out);
-            }
-            return Outcome::Close(CloseReason::UnknownVersion);
+            // KIP-511: the answer is in version 0, so that any client can read it.
+            let call = Call { version: 0, ..call };
+            let answer = api::api_versions::unsupported(self);
+            return self.finish(call, Answer::Now(answer), |_, _| {}, out);
         }
         api::dispatch(self, call, frame, body, decided, out)
     }
