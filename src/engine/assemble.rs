@@ -212,6 +212,7 @@ pub fn assemble(
         backend,
         threads: Default::default(),
         closing: Default::default(),
+        single_cpu,
         producers: Default::default(),
         consumers: Default::default(),
         lanes: Default::default(),

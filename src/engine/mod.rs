@@ -164,6 +164,7 @@ pub struct Shared {
     backend: (&'static str, String),
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     closing: AtomicBool,
+    single_cpu: bool,
     producers: AtomicU32,
     consumers: AtomicU32,
     lanes: AtomicU32,
@@ -208,6 +209,11 @@ impl Shared {
     /// What lies between the engine's threads and the handles that read from them.
     pub fn medium(&self) -> &Medium {
         &self.medium
+    }
+
+    /// Everything runs on one CPU: callers wake shards late and never spin (design §3.12).
+    pub fn single_cpu(&self) -> bool {
+        self.single_cpu
     }
 
     /// How the engine is doing.

@@ -1,0 +1,484 @@
+//! One handle's sending side: partition chosen, record encoded once into the lane of the owning shard.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use crate::base::hash::Map;
+use crate::base::ids::{ProducerIx, TopicIx, Tp};
+use crate::base::rng::Rng;
+use crate::base::stream::{ReserveError, StreamSettings};
+use crate::base::time::{Clock, Time};
+use crate::batch::{body_len, encode_body_at};
+use crate::config::ProducerSettings;
+use crate::engine::{EngineError, Shared};
+use crate::mesh::command::{NewLane, Partitioner, ShardCommand};
+use crate::mesh::entry::{EntryFlags, EntryHeader, EntryKind, HEADER_BYTES};
+use crate::mesh::{BudgetError, Credit, Doorbell, LaneSettings, LaneWriter, SnapshotReader, completions, lane};
+use crate::proto::cluster::Snapshot;
+use crate::proto::produce::{Sticky, keyed_partition};
+
+use super::inbox::{Inbox, Waiter};
+use super::record::{Record, RejectReason, TopicRef};
+
+/// Outcomes that fit into one way back before they wait at the shard.
+const COMPLETIONS: usize = 1_024;
+/// A sleeping shard is woken when so much lies in its lane: two full chunks; four where all share one CPU (design §3.12).
+const WAKE_BYTES: u64 = 128 << 10;
+const WAKE_BYTES_SINGLE_CPU: u64 = 256 << 10;
+/// No owner looked up yet.
+const NO_SHARD: u16 = u16::MAX;
+
+/// Why a record was not placed now.
+pub(super) enum Stop {
+    Reject(RejectReason),
+    /// The lane is full.
+    Room {
+        shard: usize,
+        bytes: usize,
+    },
+    /// `buffer.memory` is used up.
+    Memory {
+        bytes: u64,
+    },
+}
+
+/// One shard's lane.
+struct Port {
+    writer: LaneWriter,
+    bell: Doorbell,
+    /// The sleep for which a deadline was compared already: `until` of then.
+    compared: Time,
+}
+
+#[derive(Clone, Copy)]
+struct PartitionState {
+    shard: u16,
+    tickets: u64,
+}
+
+/// What a handle keeps of a topic.
+struct TopicState {
+    /// Snapshot version it was taken from; 0 never.
+    version: u64,
+    /// 0: not known yet.
+    partitions: i32,
+    states: Vec<PartitionState>,
+    unplaced_tickets: u64,
+    sticky: Sticky,
+}
+
+/// See the module.
+pub(super) struct Core {
+    shared: Arc<Shared>,
+    producer: ProducerIx,
+    settings: Arc<ProducerSettings>,
+    partitioner: Option<Arc<dyn Partitioner>>,
+    inbox: Arc<Inbox>,
+    snapshots: SnapshotReader<Snapshot>,
+    names: Map<Box<str>, TopicIx>,
+    topics: Vec<Option<TopicState>>,
+    ports: Vec<Option<Port>>,
+    credit: Credit,
+    rng: Rng,
+    marks: u64,
+    wake_bytes: u64,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("producer", &self.producer).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    pub fn new(
+        shared: &Arc<Shared>,
+        producer: ProducerIx,
+        settings: &Arc<ProducerSettings>,
+        partitioner: Option<Arc<dyn Partitioner>>,
+        inbox: &Arc<Inbox>,
+    ) -> Self {
+        let seed = shared.settings().seed.unwrap_or_else(|| shared.clock().now().mono.0);
+        Self {
+            producer,
+            settings: Arc::clone(settings),
+            partitioner,
+            inbox: Arc::clone(inbox),
+            snapshots: shared.snapshots(),
+            names: Map::default(),
+            topics: Vec::new(),
+            ports: (0..shared.shards().len()).map(|_| None).collect(),
+            credit: shared.budget().credit(),
+            rng: Rng::new(seed ^ (u64::from(producer.0) << 32) ^ 0x5EED),
+            marks: 0,
+            wake_bytes: if shared.single_cpu() { WAKE_BYTES_SINGLE_CPU } else { WAKE_BYTES },
+            shared: Arc::clone(shared),
+        }
+    }
+
+    /// Places a record, or says what is missing. `paid` is what was taken from the budget for it while waiting. On success
+    /// `waiter` was taken.
+    #[inline]
+    pub fn place(&mut self, record: &Record<'_>, waiter: &mut Option<Waiter>, paid: &mut u64) -> Result<(), Stop> {
+        let topic = match record.topic {
+            TopicRef::Ix(ix) => ix,
+            TopicRef::Name(name) => match self.names.get(name) {
+                Some(ix) => *ix,
+                None => self.learn(name)?,
+            },
+        };
+        self.snapshots.refresh();
+        let slot = topic.0 as usize;
+        let fresh = matches!(self.topics.get(slot), Some(Some(state)) if state.version == self.snapshots.version());
+        if !fresh {
+            self.look_up(topic);
+        }
+        let headers = || record.headers.iter().copied();
+        let body_bytes = body_len(record.key, record.value, headers());
+        if body_bytes > self.settings.max_request_size {
+            let reason = RejectReason::TooLarge { bytes: body_bytes, max: self.settings.max_request_size };
+            return Err(Stop::Reject(reason));
+        }
+        let (kind, tp, shard) = self.choose(topic, record, body_bytes)?;
+        let bytes = HEADER_BYTES + body_bytes;
+        if self.ports[shard].is_none() {
+            self.open(shard)?;
+        }
+        let Some(port) = self.ports[shard].as_mut() else { return Err(Stop::Reject(RejectReason::Closed)) };
+        let rolls = !port.writer.fits(bytes);
+        let out = match port.writer.reserve(bytes) {
+            Ok(out) => out,
+            Err(ReserveError::Full) => return Err(Stop::Room { shard, bytes }),
+            Err(ReserveError::TooLarge) => {
+                return Err(Stop::Reject(RejectReason::TooLarge { bytes, max: lane_bytes(&self.settings) }));
+            }
+            Err(ReserveError::Closed) => return Err(Stop::Reject(gone(&self.shared))),
+        };
+        if *paid > 0 {
+            debug_assert_eq!(*paid, bytes as u64);
+            *paid = 0;
+        } else if !self.credit.try_spend(bytes as u64) {
+            let capacity = self.shared.budget().capacity_bytes();
+            if bytes as u64 > capacity {
+                let max = usize::try_from(capacity).unwrap_or(usize::MAX);
+                return Err(Stop::Reject(RejectReason::TooLarge { bytes, max }));
+            }
+            return Err(Stop::Memory { bytes: bytes as u64 });
+        }
+        let tracked = waiter.is_some();
+        let mut flags = EntryFlags::default();
+        let time = match record.timestamp_ms {
+            Some(time) => time,
+            None if tracked => self.shared.clock().now().wall_ms,
+            None => {
+                flags.0 |= EntryFlags::STAMP;
+                0
+            }
+        };
+        if record.key.is_some() {
+            flags.0 |= EntryFlags::KEYED;
+        }
+        if let Some(who) = waiter {
+            flags.0 |= EntryFlags::TRACKED;
+            if matches!(who, Waiter::Promise(_)) {
+                flags.0 |= EntryFlags::URGENT;
+            }
+        }
+        EntryHeader { kind, flags, tp, time }.write(body_bytes, out);
+        encode_body_at(record.key, record.value, headers(), &mut out[HEADER_BYTES..]);
+        // `choose` made the state.
+        if let Some(Some(state)) = self.topics.get_mut(slot) {
+            let tickets = match usize::try_from(tp.partition) {
+                Ok(partition) => &mut state.states[partition].tickets,
+                Err(_) => &mut state.unplaced_tickets,
+            };
+            if let Some(who) = waiter.take() {
+                self.inbox.track(shard, tp, *tickets, time, who);
+            }
+            *tickets += 1;
+        }
+        port.writer.commit(bytes);
+        port.ring(&self.shared, &self.settings, flags, rolls, self.wake_bytes);
+        Ok(())
+    }
+
+    /// A name's first use.
+    #[cold]
+    fn learn(&mut self, name: &str) -> Result<TopicIx, Stop> {
+        match self.shared.topic(name) {
+            Ok(ix) => {
+                self.names.insert(name.into(), ix);
+                Ok(ix)
+            }
+            Err(EngineError::Closed) => Err(Stop::Reject(RejectReason::Closed)),
+            Err(EngineError::Failed(why)) => Err(Stop::Reject(RejectReason::Failed(why))),
+            Err(other) => Err(Stop::Reject(RejectReason::Topic(other.to_string()))),
+        }
+    }
+
+    /// Takes what the newest snapshot says of a topic.
+    #[cold]
+    fn look_up(&mut self, topic: TopicIx) {
+        let slot = topic.0 as usize;
+        while self.topics.len() <= slot {
+            self.topics.push(None);
+        }
+        let state = self.topics[slot].get_or_insert_with(|| TopicState {
+            version: 0,
+            partitions: 0,
+            states: Vec::new(),
+            unplaced_tickets: 0,
+            sticky: Sticky::default(),
+        });
+        state.version = self.snapshots.version();
+        let count = self.snapshots.get().topic(topic).map_or(0, |topic| topic.partition_count());
+        // A broker that just restarted may not know a topic for a moment: what was known stays (d1-15, d1-18).
+        if count > state.partitions {
+            state.partitions = count;
+            state.grow(count);
+            state.sticky.reset();
+        }
+    }
+
+    /// Kind, partition and shard of a record.
+    #[inline]
+    fn choose(&mut self, topic: TopicIx, record: &Record<'_>, bytes: usize) -> Result<(EntryKind, Tp, usize), Stop> {
+        let Some(Some(state)) = self.topics.get_mut(topic.0 as usize) else {
+            return Err(Stop::Reject(RejectReason::Closed));
+        };
+        let count = state.partitions;
+        let snapshot = self.snapshots.get();
+        let partition = match record.partition {
+            Some(partition) => {
+                if partition < 0 || (count > 0 && partition >= count) || partition >= PARTITIONS_MAX {
+                    return Err(Stop::Reject(RejectReason::NoSuchPartition { partition, count }));
+                }
+                partition
+            }
+            None if count == 0 => {
+                let home = topic.0 as usize % self.ports.len().max(1);
+                return Ok((EntryKind::Unplaced, Tp { topic, partition: -1 }, home));
+            }
+            None => match (&self.partitioner, record.key) {
+                (Some(custom), key) => {
+                    let name = self.shared.topics().name(topic);
+                    let partition = custom.partition(name.as_deref().unwrap_or_default(), key, record.value, count);
+                    if !(0..count).contains(&partition) {
+                        return Err(Stop::Reject(RejectReason::NoSuchPartition { partition, count }));
+                    }
+                    partition
+                }
+                (None, Some(key)) if !self.settings.partitioner_ignore_keys => keyed_partition(key, count),
+                _ => {
+                    let available = |partition| snapshot.leader(Tp { topic, partition }).is_some();
+                    state.sticky.partition(bytes, self.settings.batch_size, count, &mut self.rng, available)
+                }
+            },
+        };
+        let tp = Tp { topic, partition };
+        let place = partition as usize;
+        if place >= state.states.len() {
+            state.grow(partition + 1);
+        }
+        let shard = match state.states[place].shard {
+            NO_SHARD => {
+                let ownership = self.shared.ownership();
+                // Behind records that wait for metadata on the home shard nothing may overtake on another.
+                let home = crate::base::ids::ShardIx((topic.0 as usize % self.ports.len().max(1)) as u16);
+                let shard = match snapshot.leader(tp) {
+                    Some((leader, _)) if state.unplaced_tickets == 0 => ownership.owner_for_leader(tp, leader),
+                    _ => ownership.owner_or(tp, || home),
+                };
+                state.states[place].shard = shard.0;
+                shard.0
+            }
+            known => known,
+        };
+        Ok((EntryKind::Record, tp, usize::from(shard)))
+    }
+
+    /// Opens the lane to a shard.
+    #[cold]
+    fn open(&mut self, shard: usize) -> Result<(), Stop> {
+        if !self.shared.is_open() {
+            return Err(Stop::Reject(gone(&self.shared)));
+        }
+        let too_many = |error: EngineError| Stop::Reject(RejectReason::Failed(error.to_string()));
+        let id = self.shared.next_lane().map_err(too_many)?;
+        let stream = StreamSettings { bytes_max: lane_bytes(&self.settings), ..StreamSettings::default() };
+        let (writer, reader) = lane(id, LaneSettings { stream, medium: self.shared.medium().clone() });
+        let (back, inbox) = completions(COMPLETIONS, self.shared.medium());
+        let Some(commands) = self.shared.shards().get(shard) else {
+            return Err(Stop::Reject(RejectReason::Closed));
+        };
+        let new = NewLane { producer: self.producer, reader, completions: back };
+        if commands.send(ShardCommand::AddLane(new)).is_err() {
+            return Err(Stop::Reject(gone(&self.shared)));
+        }
+        let bell = commands.doorbell().clone();
+        self.inbox.open(shard, inbox);
+        self.ports[shard] = Some(Port { writer, bell, compared: Time::ZERO });
+        Ok(())
+    }
+
+    /// Puts a flush mark into every open lane. Says which lanes wait for which mark; lanes without room come back as the
+    /// shard's number, to try again from.
+    pub fn mark(&mut self, marks: &mut Vec<(usize, u64)>, from: usize) -> Result<(), usize> {
+        for shard in from..self.ports.len() {
+            let Some(port) = self.ports[shard].as_mut() else { continue };
+            match port.writer.reserve(HEADER_BYTES) {
+                Ok(out) => {
+                    self.marks += 1;
+                    EntryHeader::flush(self.marks).write(0, out);
+                    port.writer.commit(HEADER_BYTES);
+                    port.bell.notify_now();
+                    marks.push((shard, self.marks));
+                }
+                Err(ReserveError::Full) => return Err(shard),
+                // Its shard is gone: the inbox knows.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Pollable core of waiting for room in a lane.
+    pub fn poll_room(&mut self, context: &mut Context<'_>, shard: usize, bytes: usize) -> Poll<()> {
+        match self.ports[shard].as_mut() {
+            Some(port) => {
+                port.bell.notify_now();
+                port.writer.poll_room(context, bytes).map(|_| ())
+            }
+            None => Poll::Ready(()),
+        }
+    }
+
+    /// Wakes every shard of this handle: somebody waits for memory that they can free.
+    pub fn press(&self) {
+        for port in self.ports.iter().flatten() {
+            port.bell.notify_now();
+        }
+    }
+}
+
+/// Partition numbers beyond this name nothing in any cluster.
+const PARTITIONS_MAX: i32 = 1 << 20;
+
+impl TopicState {
+    fn grow(&mut self, count: i32) {
+        let count = usize::try_from(count.min(PARTITIONS_MAX)).unwrap_or(0);
+        if self.states.len() < count {
+            self.states.resize(count, PartitionState { shard: NO_SHARD, tickets: 0 });
+        }
+    }
+}
+
+impl Port {
+    /// After a commit: wakes the shard only if it would sleep too long for what was written.
+    #[inline]
+    fn ring(&mut self, shared: &Shared, settings: &ProducerSettings, flags: EntryFlags, rolls: bool, wake_bytes: u64) {
+        let Some(until) = self.bell.asleep_until() else { return };
+        if flags.has(EntryFlags::URGENT) || (rolls && self.writer.unread_bytes() >= wake_bytes) {
+            self.bell.notify_now();
+        } else if until != self.compared || until == Time::NEVER {
+            // Later records have later deadlines: once per sleep is enough, unless it was rung.
+            let due = shared.clock().now().mono + settings.linger;
+            if until > due {
+                self.bell.notify_now();
+            }
+            self.compared = until;
+        }
+    }
+}
+
+/// Room of one lane: enough for the largest record, and for eight chunks.
+fn lane_bytes(settings: &ProducerSettings) -> usize {
+    StreamSettings::default().bytes_max.max(settings.max_request_size + HEADER_BYTES)
+}
+
+fn gone(shared: &Shared) -> RejectReason {
+    match shared.gone() {
+        EngineError::Failed(why) => RejectReason::Failed(why),
+        _ => RejectReason::Closed,
+    }
+}
+
+/// A way to a handle's core: its own, or behind the lock that clones share.
+pub(super) trait Access {
+    fn with<R>(&mut self, work: impl FnOnce(&mut Core) -> R) -> R;
+}
+
+impl Access for &mut Core {
+    fn with<R>(&mut self, work: impl FnOnce(&mut Core) -> R) -> R {
+        work(self)
+    }
+}
+
+/// One record's way in, with its waits. Dropping it before it is ready sends nothing and gives back what was taken.
+pub(super) struct Sending {
+    shared: Arc<Shared>,
+    paid: u64,
+    take: Option<(crate::mesh::budget::Take, u64)>,
+    deadline: Time,
+}
+
+impl Sending {
+    pub fn new(shared: &Arc<Shared>, deadline: Time) -> Self {
+        Self { shared: Arc::clone(shared), paid: 0, take: None, deadline }
+    }
+
+    /// Pollable core of `send`.
+    pub fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        mut core: impl Access,
+        record: &Record<'_>,
+        waiter: &mut Option<Waiter>,
+    ) -> Poll<Result<(), RejectReason>> {
+        loop {
+            if let Some((take, bytes)) = &mut self.take {
+                match Pin::new(take).poll(context) {
+                    Poll::Pending => {
+                        core.with(|core| core.press());
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Ok(())) => self.paid = *bytes,
+                    Poll::Ready(Err(error)) => {
+                        self.take = None;
+                        return Poll::Ready(Err(match error {
+                            BudgetError::TimedOut => RejectReason::Timeout,
+                            BudgetError::Closed => gone(&self.shared),
+                            BudgetError::TooLarge => {
+                                let max = usize::try_from(self.shared.budget().capacity_bytes()).unwrap_or(usize::MAX);
+                                RejectReason::TooLarge { bytes: max + 1, max }
+                            }
+                        }));
+                    }
+                }
+                self.take = None;
+            }
+            match core.with(|core| core.place(record, waiter, &mut self.paid)) {
+                Ok(()) => return Poll::Ready(Ok(())),
+                Err(Stop::Reject(reason)) => return Poll::Ready(Err(reason)),
+                Err(Stop::Memory { bytes }) => {
+                    self.take = Some((self.shared.budget().take(bytes, self.deadline), bytes));
+                }
+                Err(Stop::Room { shard, bytes }) => {
+                    if core.with(|core| core.poll_room(context, shard, bytes)).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if self.paid > 0 {
+            self.shared.budget().give_back(self.paid);
+        }
+    }
+}

@@ -1,0 +1,483 @@
+//! The handles: [`Producer`], which clones share, and [`Lane`], which one thread owns.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::base::ids::ProducerIx;
+use crate::base::sync::{Mutex, lock, park_until};
+use crate::base::time::{Clock, Time};
+use crate::batch::Codec;
+use crate::config::{Acks, Compression, ProducerSettings, SettingError};
+use crate::engine::{Engine, EngineError, Shared};
+use crate::mesh::command::{Partitioner, ShardCommand};
+use crate::mesh::promise;
+
+use super::core::{Access, Core, Sending, Stop};
+use super::inbox::{Inbox, Losses, Waiter};
+use super::record::{Record, RejectReason, Rejected};
+use super::sent::Sent;
+use super::{DeliveryResult, FlushError};
+
+impl Engine {
+    /// A producer of this engine: settings first, then `build`.
+    pub fn producer(&self) -> ProducerBuilder {
+        ProducerBuilder { engine: self.clone(), settings: ProducerSettings::default(), partitioner: None }
+    }
+}
+
+/// Settings of a producer, by name. [`ProducerBuilder::settings`] takes them all at once (from a file, say).
+#[derive(Clone, Debug)]
+pub struct ProducerBuilder {
+    engine: Engine,
+    settings: ProducerSettings,
+    partitioner: Option<Arc<dyn Partitioner>>,
+}
+
+impl ProducerBuilder {
+    /// All settings at once, in place of what was set before.
+    #[must_use]
+    pub fn settings(mut self, settings: ProducerSettings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// `acks`. Anything but all switches idempotence off; ask for it again to get the contradiction as an error.
+    #[must_use]
+    pub fn acks(mut self, acks: Acks) -> Self {
+        self.settings.acks = acks;
+        self.settings.idempotence &= acks == Acks::All;
+        self
+    }
+
+    /// `enable.idempotence`.
+    #[must_use]
+    pub fn idempotence(mut self, on: bool) -> Self {
+        self.settings.idempotence = on;
+        self
+    }
+
+    /// `linger.ms`.
+    #[must_use]
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.settings.linger = linger;
+        self
+    }
+
+    /// `batch.size`, in bytes on the wire.
+    #[must_use]
+    pub fn batch_size(mut self, bytes: usize) -> Self {
+        self.settings.batch_size = bytes;
+        self
+    }
+
+    /// `batch.num.messages`: most records in a batch.
+    #[must_use]
+    pub fn batch_count_max(mut self, count: Option<u32>) -> Self {
+        self.settings.batch_count_max = count;
+        self
+    }
+
+    /// `compression.type`.
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.settings.compression = compression;
+        self
+    }
+
+    /// `delivery.timeout.ms`.
+    #[must_use]
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.delivery_timeout = timeout;
+        self
+    }
+
+    /// `max.block.ms`.
+    #[must_use]
+    pub fn max_block(mut self, at_most: Duration) -> Self {
+        self.settings.max_block = at_most;
+        self
+    }
+
+    /// Chooses partitions in place of murmur2 and sticky.
+    #[must_use]
+    pub fn partitioner(mut self, partitioner: Arc<dyn Partitioner>) -> Self {
+        self.partitioner = Some(partitioner);
+        self
+    }
+
+    /// Checks the settings and makes the producer. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// Settings that contradict each other, a codec that was not compiled in, an engine that is closed.
+    pub fn build(self) -> Result<Producer, EngineError> {
+        let Self { engine, settings, partitioner } = self;
+        settings.validate()?;
+        let shared = Arc::clone(engine.shared());
+        let in_flight = shared.settings().max_in_flight_requests;
+        if settings.idempotence && in_flight > 5 {
+            let reason = format!("{in_flight} with enable.idempotence=true: brokers remember the last 5 batches only");
+            return Err(SettingError { key: "max.in.flight.requests.per.connection", reason }.into());
+        }
+        if let Err(missing) = codec(settings.compression).require() {
+            return Err(SettingError { key: "compression.type", reason: missing.to_string() }.into());
+        }
+        if !shared.is_open() {
+            return Err(shared.gone());
+        }
+        let producer = shared.next_producer()?;
+        let settings = Arc::new(settings);
+        for commands in shared.shards() {
+            let (settings, partitioner) = (Arc::clone(&settings), partitioner.clone());
+            if commands.send(ShardCommand::AddProducer { producer, settings, partitioner }).is_err() {
+                return Err(shared.gone());
+            }
+        }
+        let life = Arc::new(Life { engine, shared, producer, settings, partitioner, closed: AtomicBool::new(false) });
+        let (core, inbox) = life.open();
+        Ok(Producer { life, core: Arc::new(Mutex::new(core)), inbox })
+    }
+}
+
+fn codec(compression: Compression) -> Codec {
+    match compression {
+        Compression::None => Codec::None,
+        Compression::Gzip => Codec::Gzip,
+        Compression::Snappy => Codec::Snappy,
+        Compression::Lz4 => Codec::Lz4,
+        Compression::Zstd => Codec::Zstd,
+    }
+}
+
+/// What all handles of one producer share.
+#[derive(Debug)]
+struct Life {
+    /// Keeps the engine running while a handle lives.
+    engine: Engine,
+    shared: Arc<Shared>,
+    producer: ProducerIx,
+    settings: Arc<ProducerSettings>,
+    partitioner: Option<Arc<dyn Partitioner>>,
+    closed: AtomicBool,
+}
+
+impl Life {
+    fn open(&self) -> (Core, Arc<Inbox>) {
+        let inbox = Arc::new(Inbox::default());
+        let core = Core::new(&self.shared, self.producer, &self.settings, self.partitioner.clone(), &inbox);
+        (core, inbox)
+    }
+
+    fn refusal(&self) -> Option<RejectReason> {
+        self.closed.load(Ordering::Acquire).then_some(RejectReason::Closed)
+    }
+
+    fn block_deadline(&self) -> Time {
+        self.shared.clock().now().mono + self.settings.max_block
+    }
+
+    /// A record's way in without waiting.
+    #[inline]
+    fn try_place<'a>(
+        &self,
+        mut core: impl Access,
+        record: Record<'a>,
+        waiter: &mut Option<Waiter>,
+    ) -> Result<(), Rejected<'a>> {
+        if let Some(reason) = self.refusal() {
+            return Err(Rejected { record, reason });
+        }
+        core.with(|core| match core.place(&record, waiter, &mut 0) {
+            Ok(()) => Ok(()),
+            Err(Stop::Reject(reason)) => Err(reason),
+            Err(Stop::Memory { .. } | Stop::Room { .. }) => {
+                core.press();
+                Err(RejectReason::Full)
+            }
+        })
+        .map_err(|reason| Rejected { record, reason })
+    }
+
+    /// A record's way in, waiting at most `max.block.ms`.
+    #[inline]
+    fn place<'a>(
+        &self,
+        mut core: impl Access,
+        record: Record<'a>,
+        waiter: &mut Option<Waiter>,
+    ) -> Result<(), Rejected<'a>> {
+        if let Some(reason) = self.refusal() {
+            return Err(Rejected { record, reason });
+        }
+        match core.with(|core| core.place(&record, waiter, &mut 0)) {
+            Ok(()) => Ok(()),
+            Err(Stop::Reject(reason)) => Err(Rejected { record, reason }),
+            Err(_) => self.place_waiting(core, record, waiter),
+        }
+    }
+
+    #[cold]
+    fn place_waiting<'a>(
+        &self,
+        mut core: impl Access,
+        record: Record<'a>,
+        waiter: &mut Option<Waiter>,
+    ) -> Result<(), Rejected<'a>> {
+        let deadline = self.block_deadline();
+        let mut sending = Sending::new(&self.shared, deadline);
+        let done = park_until(deadline, self.shared.clock(), |context| {
+            sending.poll(context, Borrowed(&mut core), &record, waiter)
+        });
+        match done {
+            Some(Ok(())) => Ok(()),
+            Some(Err(reason)) => Err(Rejected { record, reason }),
+            None => Err(Rejected { record, reason: RejectReason::Timeout }),
+        }
+    }
+
+    fn submit<'a>(
+        &self,
+        inbox: &Arc<Inbox>,
+        place: impl FnOnce(Record<'a>, &mut Option<Waiter>) -> Result<(), Rejected<'a>>,
+        record: Record<'a>,
+    ) -> Result<Sent, Rejected<'a>> {
+        let (told, answer) = promise();
+        place(record, &mut Some(Waiter::Promise(told)))?;
+        Ok(Sent { inbox: Arc::clone(inbox), answer, clock: self.shared.clock().clone() })
+    }
+
+    /// Pollable core of flush.
+    fn poll_flush(
+        &self,
+        context: &mut Context<'_>,
+        mut core: impl Access,
+        inbox: &Inbox,
+        flush: &mut Flush,
+    ) -> Poll<Losses> {
+        while let Some(from) = flush.from {
+            match core.with(|core| core.mark(&mut flush.marks, from)) {
+                Ok(()) => flush.from = None,
+                Err(full) => {
+                    flush.from = Some(full);
+                    let bytes = crate::mesh::entry::HEADER_BYTES;
+                    if core.with(|core| core.poll_room(context, full, bytes)).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        inbox.poll_flushed(context, &flush.marks)
+    }
+
+    fn flush(&self, mut core: impl Access, inbox: &Inbox, timeout: Duration) -> Result<Losses, FlushError> {
+        let deadline = self.shared.clock().now().mono + timeout;
+        let mut flush = Flush::default();
+        park_until(deadline, self.shared.clock(), |context| {
+            self.poll_flush(context, Borrowed(&mut core), inbox, &mut flush)
+        })
+        .ok_or(FlushError::Timeout)
+    }
+}
+
+/// Where a flush stands.
+struct Flush {
+    from: Option<usize>,
+    marks: Vec<(usize, u64)>,
+}
+
+impl Default for Flush {
+    fn default() -> Self {
+        Self { from: Some(0), marks: Vec::new() }
+    }
+}
+
+/// An access lent out for one poll.
+struct Borrowed<'a, A>(&'a mut A);
+
+impl<A: Access> Access for Borrowed<'_, A> {
+    fn with<R>(&mut self, work: impl FnOnce(&mut Core) -> R) -> R {
+        self.0.with(work)
+    }
+}
+
+/// The core that clones share.
+struct Locked<'a>(&'a Mutex<Core>);
+
+impl Access for Locked<'_> {
+    fn with<R>(&mut self, work: impl FnOnce(&mut Core) -> R) -> R {
+        work(&mut lock(self.0))
+    }
+}
+
+/// Sends records from anywhere: clones share one lane set under a lock that is uncontended as a rule. A thread that sends a
+/// lot takes a [`Lane`] of its own.
+///
+/// Plain [`Producer::send`] retains nothing; ask for outcomes with [`Producer::submit`] or [`Producer::send_with`]. Losses
+/// are counted in any case and reported by [`Producer::flush`].
+#[derive(Clone, Debug)]
+pub struct Producer {
+    life: Arc<Life>,
+    core: Arc<Mutex<Core>>,
+    inbox: Arc<Inbox>,
+}
+
+impl Producer {
+    /// A lane of its own: lock-free, ordered within itself only.
+    pub fn lane(&self) -> Lane {
+        let (core, inbox) = self.life.open();
+        Lane { life: Arc::clone(&self.life), core, inbox, not_sync: PhantomData }
+    }
+
+    /// Takes the record or gives it back at once, [`RejectReason::Full`] when there is no room.
+    pub fn try_send<'a>(&self, record: Record<'a>) -> Result<(), Rejected<'a>> {
+        self.life.try_place(Locked(&self.core), record, &mut None)
+    }
+
+    /// Takes the record, waiting for room at most `max.block.ms`. Blocks the thread: not for async tasks.
+    pub fn send<'a>(&self, record: Record<'a>) -> Result<(), Rejected<'a>> {
+        self.life.place(Locked(&self.core), record, &mut None)
+    }
+
+    /// As [`Producer::send`], awaiting room. Dropping the future before it is ready sends nothing.
+    pub async fn send_async<'a>(&self, record: Record<'a>) -> Result<(), Rejected<'a>> {
+        if let Some(reason) = self.life.refusal() {
+            return Err(Rejected { record, reason });
+        }
+        let mut sending = Sending::new(&self.life.shared, self.life.block_deadline());
+        let done = poll_fn(|context| sending.poll(context, Locked(&self.core), &record, &mut None)).await;
+        done.map_err(|reason| Rejected { record, reason })
+    }
+
+    /// As [`Producer::send`]; `callback` gets the outcome, exactly once and in order per partition, inside a later
+    /// [`Producer::poll`] or [`Producer::flush`] of any clone, while no lock is held.
+    pub fn send_with<'a>(
+        &self,
+        record: Record<'a>,
+        callback: impl FnOnce(DeliveryResult) + Send + 'static,
+    ) -> Result<(), Rejected<'a>> {
+        self.life.place(Locked(&self.core), record, &mut Some(Waiter::Callback(Box::new(callback))))
+    }
+
+    /// As [`Producer::send`]; the outcome can be awaited or waited for. Its batch does not linger once its broker is idle.
+    pub fn submit<'a>(&self, record: Record<'a>) -> Result<Sent, Rejected<'a>> {
+        let place = |record, waiter: &mut _| self.life.place(Locked(&self.core), record, waiter);
+        self.life.submit(&self.inbox, place, record)
+    }
+
+    /// Runs callbacks whose outcome is there, on this thread. Says how many.
+    pub fn poll(&self) -> usize {
+        self.inbox.run_callbacks()
+    }
+
+    /// Ends linger and waits until every record sent before by this handle and its clones has its outcome and every callback
+    /// ran. Returns within `timeout`. Says how many records of this handle were lost since it was made.
+    pub fn flush(&self, timeout: Duration) -> Result<Losses, FlushError> {
+        self.life.flush(Locked(&self.core), &self.inbox, timeout)
+    }
+
+    /// As [`Producer::flush`], awaited; without a deadline of its own: records end by `delivery.timeout.ms`.
+    pub async fn flush_async(&self) -> Losses {
+        let mut flush = Flush::default();
+        poll_fn(|context| self.life.poll_flush(context, Locked(&self.core), &self.inbox, &mut flush)).await
+    }
+
+    /// Records of this handle and its clones that did not make it, as of the last flush.
+    pub fn losses(&self) -> Losses {
+        self.inbox.losses()
+    }
+
+    /// Refuses further records of all handles of this producer, then flushes this one.
+    pub fn close(&self, timeout: Duration) -> Result<Losses, FlushError> {
+        self.life.closed.store(true, Ordering::Release);
+        self.flush(timeout)
+    }
+
+    /// The engine it belongs to.
+    pub fn engine(&self) -> &Engine {
+        &self.life.engine
+    }
+
+    /// The settings it runs with.
+    pub fn settings(&self) -> &ProducerSettings {
+        &self.life.settings
+    }
+}
+
+/// One thread's way to send: a lane set of its own, no lock. Records of a lane stay in order per partition; there is no
+/// order between lanes.
+#[derive(Debug)]
+pub struct Lane {
+    life: Arc<Life>,
+    core: Core,
+    inbox: Arc<Inbox>,
+    not_sync: PhantomData<Cell<()>>,
+}
+
+impl Lane {
+    /// Takes the record or gives it back at once, [`RejectReason::Full`] when there is no room.
+    #[inline]
+    pub fn try_send<'a>(&mut self, record: Record<'a>) -> Result<(), Rejected<'a>> {
+        self.life.try_place(&mut self.core, record, &mut None)
+    }
+
+    /// Takes the record, waiting for room at most `max.block.ms`. Blocks the thread: not for async tasks.
+    #[inline]
+    pub fn send<'a>(&mut self, record: Record<'a>) -> Result<(), Rejected<'a>> {
+        self.life.place(&mut self.core, record, &mut None)
+    }
+
+    /// As [`Lane::send`], awaiting room. Dropping the future before it is ready sends nothing.
+    pub async fn send_async<'a>(&mut self, record: Record<'a>) -> Result<(), Rejected<'a>> {
+        if let Some(reason) = self.life.refusal() {
+            return Err(Rejected { record, reason });
+        }
+        let mut sending = Sending::new(&self.life.shared, self.life.block_deadline());
+        let core = &mut self.core;
+        let done = poll_fn(|context| sending.poll(context, &mut *core, &record, &mut None)).await;
+        done.map_err(|reason| Rejected { record, reason })
+    }
+
+    /// As [`Lane::send`]; `callback` gets the outcome, exactly once and in order per partition, inside a later
+    /// [`Lane::poll`] or [`Lane::flush`].
+    pub fn send_with<'a>(
+        &mut self,
+        record: Record<'a>,
+        callback: impl FnOnce(DeliveryResult) + Send + 'static,
+    ) -> Result<(), Rejected<'a>> {
+        self.life.place(&mut self.core, record, &mut Some(Waiter::Callback(Box::new(callback))))
+    }
+
+    /// As [`Lane::send`]; the outcome can be awaited or waited for, also on another thread.
+    pub fn submit<'a>(&mut self, record: Record<'a>) -> Result<Sent, Rejected<'a>> {
+        let Self { life, core, inbox, .. } = self;
+        let place = |record, waiter: &mut _| life.place(core, record, waiter);
+        life.submit(inbox, place, record)
+    }
+
+    /// Runs callbacks whose outcome is there. Says how many.
+    pub fn poll(&mut self) -> usize {
+        self.inbox.run_callbacks()
+    }
+
+    /// Ends linger and waits until every record sent before has its outcome and every callback ran. Returns within
+    /// `timeout`. Says how many records of this lane were lost since it was opened.
+    pub fn flush(&mut self, timeout: Duration) -> Result<Losses, FlushError> {
+        self.life.flush(&mut self.core, &self.inbox, timeout)
+    }
+
+    /// As [`Lane::flush`], awaited; without a deadline of its own: records end by `delivery.timeout.ms`.
+    pub async fn flush_async(&mut self) -> Losses {
+        let Self { life, core, inbox, .. } = self;
+        let mut flush = Flush::default();
+        poll_fn(|context| life.poll_flush(context, &mut *core, inbox, &mut flush)).await
+    }
+
+    /// Records of this lane that did not make it, as of the last flush.
+    pub fn losses(&self) -> Losses {
+        self.inbox.losses()
+    }
+}
