@@ -21,12 +21,28 @@ pub const PREFIX_BYTES: usize = 4;
 
 /// A length prefix that no frame can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a frame of {announced} bytes was announced, {max} are allowed")]
+#[error("a frame of {announced} bytes was announced, {max} are allowed{}", self.hint())]
 pub struct FrameLengthError {
     /// What the prefix says.
     pub announced: i32,
     /// What was allowed.
     pub max: usize,
+}
+
+impl FrameLengthError {
+    /// What the peer speaks instead of Kafka's protocol, judging by these four bytes.
+    pub fn peer_speaks(&self) -> Option<&'static str> {
+        match self.announced.to_be_bytes() {
+            [b'H', b'T', b'T', b'P'] => Some("HTTP"),
+            // A TLS record: alert or handshake, then the protocol's major version, which is 3 for all of TLS.
+            [0x15 | 0x16, 3, _, _] => Some("TLS"),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> String {
+        self.peer_speaks().map_or(String::new(), |what| format!(" (the peer seems to speak {what}, check the port)"))
+    }
 }
 
 /// Cuts a stream of bytes into frames. Holds nothing but the cap: the bytes stay where they are.
@@ -171,7 +187,21 @@ mod tests {
     use crate::wire::messages::{ApiVersionsRequest, ApiVersionsResponse};
 
     #[test]
-    fn a_frame_is_refused_by_its_length_before_it_is_there() {
+    fn d1_77_a_peer_that_speaks_http_or_tls_is_named() {
+        for (answer, what) in [
+            (&b"HTTP/1.1 400 Bad Request\r\n"[..], Some("HTTP")),
+            (&[0x15, 3, 1, 0, 2, 2, 40], Some("TLS")),
+            (&[0x16, 3, 3, 0, 100], Some("TLS")),
+            (&[0x7f, 0xff, 0xff, 0xff], None),
+        ] {
+            let error = FrameReader::default().length(answer).unwrap_err();
+            assert_eq!(error.peer_speaks(), what);
+            assert_eq!(error.to_string().contains("the peer seems to speak"), what.is_some(), "{error}");
+        }
+    }
+
+    #[test]
+    fn d1_85_a_frame_is_refused_by_its_length_before_it_is_there() {
         let reader = FrameReader::new(1000);
         assert_eq!(reader.length(&[0, 0, 3]), Ok(None));
         assert_eq!(reader.length(&[0, 0, 3, 0xe8]), Ok(Some(1000)));
