@@ -76,6 +76,11 @@ impl Gate {
 }
 
 impl Gate {
+    /// The medium it was made of.
+    pub fn medium(&self) -> Medium {
+        Medium(self.0.as_ref().map(|held| held.weather.clone()))
+    }
+
     /// Counts the first `count` pushes as seen: the reader started with them.
     pub fn start_at(&mut self, count: u64) {
         if let Some(held) = &mut self.0 {

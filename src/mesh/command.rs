@@ -8,6 +8,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::FetchCommand;
 use super::{CompletionWriter, LaneReader};
 use crate::base::ids::{BrokerId, ProducerIx, ShardIx, TopicIx, Tp};
 use crate::base::time::Time;
@@ -49,6 +50,8 @@ pub enum ShardCommand {
         /// At least one, in the order to try, or why the name did not resolve.
         addresses: Result<Vec<SocketAddr>, String>,
     },
+    /// From a consumer, for the fetch side.
+    Fetch(FetchCommand),
     /// A newer cluster snapshot is in the cell. Only a wake: shards look at the cell's version each turn.
     SnapshotChanged,
     /// Settle everything until the deadline, then fail what is left (surely not written, or unknown), close the links and

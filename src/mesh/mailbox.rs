@@ -65,6 +65,11 @@ impl<T> MailboxReceiver<T> {
         Some(item)
     }
 
+    /// What lies between the senders and this receiver.
+    pub fn medium(&self) -> Medium {
+        self.gate.medium()
+    }
+
     /// Whether [`MailboxReceiver::take`] would give something: the look after [`super::Sleeper::prepare`].
     pub fn has_items(&mut self) -> bool {
         self.gate.pass(self.taken + self.queue.len() as u64) > self.taken

@@ -23,9 +23,11 @@ pub mod command;
 pub mod completion;
 pub mod entry;
 pub mod event;
+pub mod fetch;
 pub mod lane;
 pub mod mailbox;
 pub mod ownership;
+pub mod slab;
 pub mod sleep;
 pub mod snapshot;
 
@@ -33,9 +35,11 @@ pub use crate::base::gate::{Gate, Medium, Weather};
 pub use budget::{Budget, BudgetError, Credit};
 pub use completion::{CompletionReader, CompletionWriter, completions};
 pub use event::{Answer, Event, Lost, Promise, promise};
+pub use fetch::{FetchCommand, FetchEvent};
 pub use lane::{LaneReader, LaneSettings, LaneWriter, lane};
 pub use mailbox::{MailboxReceiver, MailboxSender, mailbox};
 pub use ownership::OwnershipTable;
+pub use slab::{Slab, SlabPool};
 pub use sleep::{Doorbell, Sleeper, sleeper};
 pub use snapshot::{SnapshotCell, SnapshotReader};
 

@@ -9,7 +9,7 @@ use std::io;
 use std::rc::Rc;
 
 use crate::base::chunk::{ChunkPool, Piece};
-use crate::base::ids::BrokerId;
+use crate::base::ids::{BrokerId, ConsumerIx};
 use crate::base::rng::Rng;
 use crate::base::time::Time;
 use crate::net::{Connect, ConnectSettings, HostPort, Step};
@@ -21,6 +21,8 @@ use crate::ring::{Backend, SendChain, Sock, SocketOptions};
 pub(super) enum Role {
     /// Produce requests of all producers.
     Produce,
+    /// Fetches of one consumer: they wait for data.
+    Fetch(ConsumerIx),
 }
 
 /// One connection of a shard.

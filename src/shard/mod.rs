@@ -7,8 +7,8 @@
 //!                          └──────────── replies, decoded in place during backend.turn ◄────────────┘
 //! ```
 //! [`Shard`] is a pollable struct, generic over the backend and the clock: a thread runs it in life, the simulator in virtual
-//! time, an application's own thread in a local engine. Links by role: one produce link per broker; fetch links stand beside
-//! them (`Role`).
+//! time, an application's own thread in a local engine. Links by role: one produce link per broker; one fetch link per consumer
+//! and broker stands beside it (`Role`, [`fetch`]).
 //!
 //! Never: allocates per record, takes a lock per record, blocks outside of `backend.turn`, closes a socket while the kernel
 //! holds a piece of it (the backend sees to that; pieces are shared by count, so an expired batch keeps its memory).
@@ -17,6 +17,7 @@
 //! looked at every queue again; every record that entered a lane ends in one outcome, also when the shard is told to stop;
 //! a panic ends the shard, its handles find their lanes closed, and what was pending counts as unknown.
 
+mod fetch;
 mod lanes;
 mod link;
 mod place;
@@ -33,12 +34,12 @@ use std::sync::Arc;
 use crate::base::backoff::BackoffRange;
 use crate::base::chunk::ChunkPool;
 use crate::base::hash::Map;
-use crate::base::ids::{BrokerId, ProducerIx, ShardIx, TopicIx, Tp};
+use crate::base::ids::{BrokerId, ConsumerIx, ProducerIx, ShardIx, TopicIx, Tp};
 use crate::base::rng::Rng;
 use crate::base::time::{Clock, Now, Time};
 use crate::config::EngineSettings;
 use crate::mesh::command::{LeaderHint, MetadataReason, ProducerIdGrant, ShardCommand, ShardEvent};
-use crate::mesh::{Budget, MailboxReceiver, MailboxSender, Sleeper, SnapshotReader};
+use crate::mesh::{Budget, MailboxReceiver, MailboxSender, SlabPool, Sleeper, SnapshotReader};
 use crate::net::{ConnectSettings, HostPort};
 use crate::proto::cluster::{Snapshot, TopicNames, TopicState};
 use crate::proto::connection::{
@@ -50,6 +51,7 @@ use crate::proto::produce::{
 use crate::ring::{Backend, BackendStats, Events, SendChain, Sock, SocketOptions, Wait};
 use crate::wire::messages::ProduceResponse;
 use crate::wire::{ApiKey, ErrorCode, Message, Reader};
+use fetch::FetchLanes;
 use lanes::Lanes;
 use link::{Link, Need, Role};
 use place::Placer;
@@ -142,6 +144,7 @@ struct Core<C> {
     produce: Produce,
     placer: Placer,
     lanes: Lanes,
+    fetch: FetchLanes,
     links: Vec<Link>,
     by_sock: Map<Sock, usize>,
     /// Where brokers are that answers named before the snapshot did.
@@ -153,6 +156,8 @@ struct Core<C> {
     facts: Vec<LeaderFact>,
     met: Vec<TopicIx>,
     brokers: Vec<BrokerId>,
+    fetching: Vec<(ConsumerIx, BrokerId)>,
+    told: Vec<ShardEvent>,
 }
 
 impl<B: Backend, C: Clock> Shard<B, C> {
@@ -163,13 +168,15 @@ impl<B: Backend, C: Clock> Shard<B, C> {
         let mut rng = Rng::new(seed);
         // A batch is recycled as soon as it is acknowledged; what is kept beyond that serves nobody.
         let pool = ChunkPool::new(settings.buffer_memory.min(4 << 20));
+        let retry_backoff = BackoffRange { first: settings.retry_backoff, max: settings.retry_backoff_max };
         let produce = ProduceSettings {
             request_timeout: settings.request_timeout,
-            retry_backoff: BackoffRange { first: settings.retry_backoff, max: settings.retry_backoff_max },
+            retry_backoff,
             in_flight_max: u32::try_from(settings.max_in_flight_requests).unwrap_or(u32::MAX),
             propagation_max: settings.metadata_propagation_max,
             seed: rng.next_u64(),
         };
+        let slabs = SlabPool::new(settings.fetch_memory, sleeper.doorbell(), &commands.medium());
         let core = Core {
             now: clock.now(),
             clock,
@@ -194,6 +201,7 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             pool,
             rng,
             lanes: Lanes::default(),
+            fetch: FetchLanes::new(slabs, retry_backoff, seed),
             links: Vec::new(),
             by_sock: Map::default(),
             hinted: BTreeMap::new(),
@@ -204,6 +212,8 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             facts: Vec::new(),
             met: Vec::new(),
             brokers: Vec::new(),
+            fetching: Vec::new(),
+            told: Vec::new(),
         };
         Self { backend, sleeper, commands, core }
     }
@@ -229,6 +239,7 @@ impl<B: Backend, C: Clock> Shard<B, C> {
         self.sleeper.prepare(until);
         let wait = match until {
             _ if busy || self.commands.has_items() || self.core.lanes.has_records() => Wait::Poll,
+            _ if self.core.fetch.has_returns() => Wait::Poll,
             Time::NEVER => Wait::Forever,
             until if until <= self.core.now.mono => Wait::Poll,
             until => Wait::Until(until),
@@ -304,6 +315,7 @@ impl<C: Clock> Core<C> {
                     link.on_addresses(now, addresses.clone(), &mut self.rng);
                 }
             }
+            ShardCommand::Fetch(command) => self.fetch.on_command(command, self.snapshots.get()),
             ShardCommand::SnapshotChanged => {}
             ShardCommand::Stop { deadline } => {
                 self.stopping = Some(self.stopping.map_or(deadline, |earlier| earlier.min(deadline)));
@@ -331,7 +343,9 @@ impl<C: Clock> Core<C> {
         if self.stopping.is_some() || self.budget.is_pressed() {
             self.produce.pressure();
         }
+        self.fetch.collect();
         self.send(now);
+        self.send_fetches(now);
         self.act();
         self.drive(now, backend);
         self.stop_when_done(now);
@@ -375,16 +389,56 @@ impl<C: Clock> Core<C> {
         }
     }
 
+    /// Fetches and lookups for every consumer and broker, as far as their links take them.
+    fn send_fetches(&mut self, now: Time) {
+        if self.ending {
+            return;
+        }
+        let mut fetching = std::mem::take(&mut self.fetching);
+        fetching.extend(self.fetch.wanted());
+        for (consumer, broker) in fetching.drain(..) {
+            if let Some(at) = self.link(broker, Role::Fetch(consumer)) {
+                self.fetch.submit(now, consumer, broker, &mut self.links[at].connection);
+            }
+        }
+        self.fetching = fetching;
+    }
+
     /// Where the link for a broker's Produce requests is, made at first use. None while nobody knows the broker's address.
     fn produce_link(&mut self, broker: BrokerId) -> Option<usize> {
-        let found = self.links.iter().position(|link| link.broker == broker && link.role == Role::Produce);
+        self.link(broker, Role::Produce)
+    }
+
+    fn link(&mut self, broker: BrokerId, role: Role) -> Option<usize> {
+        let found = self.links.iter().position(|link| link.broker == broker && link.role == role);
         if found.is_some() {
             return found;
         }
         let host = self.host_of(broker)?;
         let (settings, connect) = (&self.connection_settings, self.connect_settings);
-        self.links.push(Link::new(broker, Role::Produce, host, settings, connect, &self.pool));
-        Some(self.links.len() - 1)
+        let link = Link::new(broker, role, host, settings, connect, &self.pool);
+        // The place of a consumer that is gone is free for another one. Places don't move: sockets know theirs.
+        let free = |link: &Link| match link.role {
+            Role::Fetch(consumer) => link.sock.is_none() && !self.fetch.knows(consumer),
+            Role::Produce => false,
+        };
+        match self.links.iter().position(free) {
+            Some(at) => {
+                self.links[at] = link;
+                Some(at)
+            }
+            None => {
+                self.links.push(link);
+                Some(self.links.len() - 1)
+            }
+        }
+    }
+
+    fn wants(&self, link: &Link) -> bool {
+        match link.role {
+            Role::Produce => self.produce.wants(link.broker),
+            Role::Fetch(consumer) => self.fetch.wants(consumer, link.broker),
+        }
     }
 
     fn host_of(&self, broker: BrokerId) -> Option<HostPort> {
@@ -395,10 +449,15 @@ impl<C: Clock> Core<C> {
 
     fn drive<B: Backend>(&mut self, now: Time, backend: &mut B) {
         for at in 0..self.links.len() {
+            let wanted = self.wants(&self.links[at]) && !self.ending;
             let link = &mut self.links[at];
-            let wanted = self.produce.wants(link.broker) && !self.ending;
             if self.ending {
                 link.connection.close("the engine stops");
+            }
+            if let Role::Fetch(consumer) = link.role
+                && !self.fetch.knows(consumer)
+            {
+                link.connection.close("the consumer is gone");
             }
             let had = link.sock;
             let need = link.drive(now, wanted, backend, &self.socket_options, &mut self.rng);
@@ -444,6 +503,15 @@ impl<C: Clock> Core<C> {
                 }
             }
         }
+        let mut told = std::mem::take(&mut self.told);
+        self.fetch.deliver(&mut told);
+        for event in told.drain(..) {
+            if let ShardEvent::Leader(LeaderHint { leader, endpoint: Some(endpoint), .. }) = &event {
+                self.hinted.insert(*leader, endpoint.clone());
+            }
+            self.report(event);
+        }
+        self.told = told;
     }
 
     fn report(&self, event: ShardEvent) {
@@ -457,6 +525,7 @@ impl<C: Clock> Core<C> {
             self.feed_topic(topic);
         }
         let snapshot = Arc::clone(self.snapshots.get());
+        self.fetch.on_snapshot(&snapshot);
         for link in &mut self.links {
             if let Some(broker) = snapshot.broker(link.broker) {
                 self.hinted.remove(&link.broker);
@@ -519,9 +588,9 @@ impl<C: Clock> Core<C> {
     }
 
     fn next_deadline(&mut self) -> Time {
-        let mut next = self.produce.next_deadline();
+        let mut next = self.produce.next_deadline().min(self.fetch.next_deadline(self.now.mono));
         for link in &self.links {
-            next = next.min(link.next_deadline(self.produce.wants(link.broker)));
+            next = next.min(link.next_deadline(self.wants(link)));
             let silent = link.connection.throttled_until();
             if silent > self.now.mono {
                 next = next.min(silent);
@@ -540,6 +609,9 @@ impl<C: Clock> Core<C> {
         let mut sink = LinkSink {
             now,
             ready: false,
+            role: link.role,
+            broker: link.broker,
+            fetch: &mut self.fetch,
             produce: &mut self.produce,
             topics: &self.topics,
             settled: &mut self.settled,
@@ -578,16 +650,19 @@ impl<C: Clock> Events for Core<C> {
         });
         self.by_sock.remove(&sock);
         if let Some((broker, why)) = failed {
-            tracing::debug!(broker = broker.0, %why, "a produce link failed");
+            tracing::debug!(broker = broker.0, %why, "a link failed");
             self.report(ShardEvent::LinkFailed { shard: self.shard, broker, why });
         }
     }
 }
 
-/// Where a produce link's replies go.
+/// Where a link's replies go.
 struct LinkSink<'a> {
     now: Time,
     ready: bool,
+    role: Role,
+    broker: BrokerId,
+    fetch: &'a mut FetchLanes,
     produce: &'a mut Produce,
     topics: &'a TopicNames,
     settled: &'a mut Settlements,
@@ -603,6 +678,9 @@ impl Sink for LinkSink<'_> {
     }
 
     fn reply(&mut self, reply: Reply<'_>) -> Then {
+        if let Role::Fetch(consumer) = self.role {
+            return self.fetch.on_reply(self.now, consumer, self.broker, &reply);
+        }
         let call = call_of(reply.tag);
         match ProduceResponse::decode(reply.version, &mut Reader::new(reply.body)) {
             Ok(answer) => {
@@ -618,6 +696,9 @@ impl Sink for LinkSink<'_> {
     }
 
     fn reply_part(&mut self, part: ReplyPart<'_>) -> Then {
+        if let Role::Fetch(consumer) = self.role {
+            return self.fetch.on_part(self.now, consumer, self.broker, &part);
+        }
         // Produce replies come whole.
         self.produce.on_lost(self.now, call_of(part.tag), true, self.settled);
         Then::Kill("a reply in parts that nobody asked for")
@@ -628,6 +709,9 @@ impl Sink for LinkSink<'_> {
     }
 
     fn failed(&mut self, failure: Failure<'_>) {
+        if let Role::Fetch(consumer) = self.role {
+            return self.fetch.on_failed(self.now, consumer, self.broker, failure.api);
+        }
         self.produce.on_lost(self.now, call_of(failure.tag), failure.written == Written::Maybe, self.settled);
     }
 }

@@ -1,7 +1,7 @@
 //! Which transactional batches `read_committed` hides (KIP-98).
 
-use super::output::Aborted;
 use crate::base::hash::Set;
+use crate::batch::Aborted;
 
 /// The aborted transactions of one answer. Batches are shown to it in offset order.
 #[derive(Clone, Debug, Default)]

@@ -5,10 +5,10 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::aborted::AbortedRanges;
-use super::output::Fetched;
 use crate::base::ids::Tp;
 use crate::batch::{
-    BadBatch, ControlRecord, Decompressor, Marker, Payload, RecordSet, Records, RecordsHead, TimestampType, Unpacked,
+    BadBatch, ControlRecord, Decompressor, Fetched, Marker, Payload, RecordSet, Records, RecordsHead, TimestampType,
+    Unpacked,
 };
 use crate::config::IsolationLevel;
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::cursor::{At, Cursor, Told};
 use super::lookup::{self, LookedUp};
-use super::output::{Aborted, Fetched, Output, Refusal};
+use super::output::Output;
 use super::session::{Asked, Session};
 use crate::base::backoff::{Backoff, BackoffRange};
 use crate::base::hash::Map;
 use crate::base::ids::{BrokerId, TopicIx, Tp, Uuid};
 use crate::base::rng::Rng;
 use crate::base::time::Time;
-use crate::batch::RecordSet;
+use crate::batch::{Aborted, Fetched, RecordSet, Refusal};
 use crate::config::{AutoOffsetReset, ConsumerSettings, IsolationLevel, StartAt};
 use crate::proto::cluster::{Snapshot, TopicState};
 use crate::wire::messages::fetch::response::{NodeEndpoint, PartitionData};

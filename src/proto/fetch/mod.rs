@@ -30,4 +30,4 @@ mod tests;
 pub use aborted::AbortedRanges;
 pub use chunk::{Chunk, Found, Skipped};
 pub use fetcher::{FetchCall, FetchVersions, Fetcher};
-pub use output::{Aborted, Fetched, Output, Refusal};
+pub use output::Output;

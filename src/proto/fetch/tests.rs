@@ -12,8 +12,8 @@ use crate::base::chunk::ChunkPool;
 use crate::base::ids::{BrokerId, TopicIx, Tp, Uuid};
 use crate::base::time::Time;
 use crate::batch::{
-    Append, BatchBuilder, BatchSettings, Codec, Codecs, Decompressor, Marker, Payload, Stamp, Unpacked, encode_body,
-    encode_marker, header,
+    Aborted, Append, BatchBuilder, BatchSettings, Codec, Codecs, Decompressor, Fetched, Marker, Payload, Refusal,
+    Stamp, Unpacked, encode_body, encode_marker, header,
 };
 use crate::config::{AutoOffsetReset, ConsumerSettings, IsolationLevel, StartAt};
 use crate::proto::cluster::{Cluster, Snapshot, TopicNames};
@@ -665,11 +665,7 @@ fn d2_50_one_partition_in_trouble_and_one_dead_broker_delay_nobody_else() {
 
 #[test]
 fn d2_53_a_partition_nobody_takes_is_left_out_and_others_flow() {
-    let settings = settings(|settings| {
-        settings.max_partition_fetch_bytes = 128 << 10;
-        settings.max_partition_fetch_bytes_grown = 128 << 10;
-    });
-    let mut bed = Bed::new(settings, &[1, 1]);
+    let mut bed = Bed::new(settings_small(), &[1, 1]);
     bed.assign(0, 1, StartAt::Offset(0));
     bed.assign(1, 1, StartAt::Offset(0));
     bed.fetch(ONE);
@@ -711,7 +707,10 @@ fn d2_53_a_partition_nobody_takes_is_left_out_and_others_flow() {
 }
 
 fn settings_small() -> Arc<ConsumerSettings> {
-    settings(|settings| settings.max_partition_fetch_bytes = 128 << 10)
+    settings(|settings| {
+        settings.max_partition_fetch_bytes = 128 << 10;
+        settings.max_partition_fetch_bytes_grown = 128 << 10;
+    })
 }
 
 #[test]

@@ -1,0 +1,284 @@
+//! What users hold: a batch, its records, and records that outlive it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::progress::BatchMark;
+use crate::base::ids::Tp;
+use crate::batch::{BadRecord, HeaderView, Headers, RecordView, Records, RecordsHead, TimestampType, Unpacked};
+
+/// Decompression buffers kept by a consumer for its next batches.
+const SPARES_MAX: usize = 2;
+/// A buffer that grew beyond this goes back to the allocator instead.
+const SPARE_BYTES_MAX: usize = 8 << 20;
+
+/// Where a consumer's decompression buffers wait for their next batch.
+#[derive(Debug, Default)]
+pub(super) struct Spares(Mutex<Vec<Unpacked>>);
+
+impl Spares {
+    pub(super) fn take(&self) -> Unpacked {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    pub(super) fn put(&self, unpacked: Unpacked) {
+        if unpacked.memory_bytes() > SPARE_BYTES_MAX || unpacked.memory_bytes() == 0 {
+            return;
+        }
+        let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spares.len() < SPARES_MAX {
+            spares.push(unpacked);
+        }
+    }
+}
+
+/// Where a batch's records are.
+#[derive(Debug)]
+pub(super) enum Memory {
+    /// In the fetched slab.
+    Fetched(Bytes),
+    /// Decompressed.
+    Unpacked(Unpacked),
+}
+
+/// Records of one partition that were produced together, checked and decompressed. Owned, `Send`, and cheap: records
+/// borrow from it. Iterate by reference: `for record in &batch`.
+pub struct Batch {
+    pub(super) tp: Tp,
+    pub(super) topic: Arc<str>,
+    pub(super) head: RecordsHead,
+    pub(super) memory: Memory,
+    pub(super) first_offset: i64,
+    pub(super) next_offset: i64,
+    pub(super) leader_epoch: i32,
+    pub(super) mark: Arc<BatchMark>,
+    pub(super) home: Arc<Spares>,
+}
+
+impl Batch {
+    /// The topic's name.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The partition.
+    pub fn partition(&self) -> i32 {
+        self.tp.partition
+    }
+
+    /// Records in the batch as it was written. Fewer are given out when reading starts inside it.
+    pub fn count(&self) -> usize {
+        usize::try_from(self.head.count).unwrap_or(0)
+    }
+
+    /// The first offset that can come.
+    pub fn first_offset(&self) -> i64 {
+        self.first_offset
+    }
+
+    /// Where the next batch begins: behind this one's last offset, which compaction may have emptied.
+    pub fn next_offset(&self) -> i64 {
+        self.next_offset
+    }
+
+    /// Epoch of the leader that appended it; -1 when unknown.
+    pub fn leader_epoch(&self) -> i32 {
+        self.leader_epoch
+    }
+
+    /// Who set the timestamps.
+    pub fn timestamp_type(&self) -> TimestampType {
+        self.head.timestamp_type
+    }
+
+    /// The records, from the first. Asking for the next record says that the one before is processed.
+    #[inline]
+    pub fn iter(&self) -> Iter<'_> {
+        let bytes = match &self.memory {
+            Memory::Fetched(bytes) => &bytes[..],
+            Memory::Unpacked(unpacked) => unpacked.bytes(),
+        };
+        Iter { records: Records::new(self.head, bytes), batch: self, given: None }
+    }
+
+    /// Declares all of the batch processed, read or not.
+    pub fn done(self) {
+        self.mark.finish(self.next_offset);
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Batch({}-{}, {}..{})", self.topic, self.tp.partition, self.first_offset, self.next_offset)
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if let Memory::Unpacked(unpacked) = &mut self.memory {
+            self.home.put(std::mem::take(unpacked));
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a Batch {
+    type Item = Record<'a>;
+    type IntoIter = Iter<'a>;
+    #[inline]
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+/// A batch's records, parsed one by one.
+#[derive(Debug)]
+pub struct Iter<'a> {
+    records: Records<'a>,
+    batch: &'a Batch,
+    /// Behind the record given out last.
+    given: Option<i64>,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = Record<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Record<'a>> {
+        if let Some(passed) = self.given.take() {
+            self.batch.mark.pass(passed);
+        }
+        loop {
+            match self.records.next() {
+                Some(Ok(view)) => {
+                    if view.offset < self.batch.first_offset {
+                        continue;
+                    }
+                    self.given = Some(view.offset + 1);
+                    return Some(Record { view, batch: self.batch });
+                }
+                Some(Err(bad)) => {
+                    self.batch.mark.spoil(bad);
+                    return None;
+                }
+                None => {
+                    // A walk that met a bad record is over, but the batch is not.
+                    self.batch.mark.exhaust();
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// A record, borrowed from its batch.
+#[derive(Clone, Copy)]
+pub struct Record<'a> {
+    view: RecordView<'a>,
+    batch: &'a Batch,
+}
+
+impl<'a> Record<'a> {
+    /// The topic's name.
+    pub fn topic(&self) -> &'a str {
+        &self.batch.topic
+    }
+
+    /// The partition.
+    pub fn partition(&self) -> i32 {
+        self.batch.tp.partition
+    }
+
+    /// The offset.
+    #[inline]
+    pub fn offset(&self) -> i64 {
+        self.view.offset
+    }
+
+    /// Milliseconds since 1970; -1 when there is none.
+    #[inline]
+    pub fn timestamp(&self) -> i64 {
+        self.view.timestamp
+    }
+
+    /// The key; `None` for null.
+    #[inline]
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.view.key()
+    }
+
+    /// The value; `None` for null.
+    #[inline]
+    pub fn value(&self) -> Option<&'a [u8]> {
+        self.view.value()
+    }
+
+    /// The headers in order, duplicates included. A malformed one is the last item, as an error.
+    #[inline]
+    pub fn headers(&self) -> Headers<'a> {
+        self.view.headers()
+    }
+
+    /// The record as it stands in its batch, from the key's length to the last header ([`crate::batch::encode_body`]).
+    pub fn body(&self) -> &'a [u8] {
+        self.view.body()
+    }
+
+    /// A copy that outlives the batch. From now on this record is processed by [`OwnedRecord::done`] only, whatever the
+    /// iterator does; dropping it undone leaves it to be delivered again.
+    pub fn to_owned(&self) -> Result<OwnedRecord, BadRecord> {
+        let headers: Result<Vec<_>, BadRecord> = self
+            .headers()
+            .map(|header| {
+                let HeaderView { key, value } = header?;
+                Ok((Bytes::copy_from_slice(key), value.map(Bytes::copy_from_slice)))
+            })
+            .collect();
+        let headers = headers?;
+        self.batch.mark.own(self.view.offset);
+        Ok(OwnedRecord {
+            topic: self.batch.topic.clone(),
+            partition: self.batch.tp.partition,
+            offset: self.view.offset,
+            timestamp: self.view.timestamp,
+            key: self.key().map(Bytes::copy_from_slice),
+            value: self.value().map(Bytes::copy_from_slice),
+            headers,
+            mark: self.batch.mark.clone(),
+        })
+    }
+}
+
+impl fmt::Debug for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Record({}-{} @ {})", self.batch.topic, self.batch.tp.partition, self.view.offset)
+    }
+}
+
+/// A record that outlives its batch, for work that goes on elsewhere.
+#[derive(Debug)]
+pub struct OwnedRecord {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+    /// Milliseconds since 1970; -1 when there is none.
+    pub timestamp: i64,
+    /// The key; `None` for null.
+    pub key: Option<Bytes>,
+    /// The value; `None` for null.
+    pub value: Option<Bytes>,
+    /// The headers in order.
+    pub headers: Vec<(Bytes, Option<Bytes>)>,
+    mark: Arc<BatchMark>,
+}
+
+impl OwnedRecord {
+    /// The record is processed. *Processed* moves on when all records before it are, too.
+    pub fn done(self) {
+        self.mark.done(self.offset);
+    }
+}

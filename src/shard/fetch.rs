@@ -1,0 +1,292 @@
+//! The fetch side of a shard: one machine per consumer, its calls, and the slabs that answers are gathered into.
+//!
+//! ```text
+//!   FetchCommand ─► Fetcher ─ next_call ─► fetch link of (consumer, broker) ─► parts ─► Slab ─► FetchEvent
+//!                      ▲                                                                 │
+//!                      └── memory came home ◄── SlabPool ◄───────────────────────────────┘
+//! ```
+//! The shard's loop owns the links and feeds what they say in here. Never: reads a record, waits for a consumer, fetches
+//! without memory for the answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use crate::base::backoff::BackoffRange;
+use crate::base::ids::{BrokerId, ConsumerIx};
+use crate::base::rng::Rng;
+use crate::base::time::Time;
+use crate::mesh::command::{LeaderHint, MetadataReason, ShardEvent};
+use crate::mesh::{FetchCommand, FetchEvent, MailboxSender, Slab, SlabPool};
+use crate::proto::cluster::Snapshot;
+use crate::proto::connection::{Call, Connection, Reply, ReplyMode, ReplyPart, Then, Versions, encode_head};
+use crate::proto::fetch::{FetchCall, FetchVersions, Fetcher, Output};
+use crate::wire::messages::{FetchResponse, ListOffsetsResponse};
+use crate::wire::{ApiKey, Message, Reader};
+
+/// All consumers of one shard.
+#[derive(Debug)]
+pub(super) struct FetchLanes {
+    lanes: BTreeMap<ConsumerIx, Lane>,
+    slabs: SlabPool,
+    backoff: BackoffRange,
+    rng: Rng,
+    /// Which links are wanted, as of the lanes' topologies.
+    wanted: BTreeSet<(ConsumerIx, BrokerId)>,
+    wanted_stale: bool,
+    scratch: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    fetcher: Fetcher,
+    events: MailboxSender<FetchEvent>,
+    answers: BTreeMap<BrokerId, Answer>,
+    topology: u64,
+}
+
+/// A Fetch in flight.
+#[derive(Debug)]
+struct Answer {
+    reserved: usize,
+    slab: Option<Slab>,
+}
+
+impl FetchLanes {
+    /// Without consumers.
+    pub(super) fn new(slabs: SlabPool, backoff: BackoffRange, seed: u64) -> Self {
+        Self {
+            lanes: BTreeMap::new(),
+            slabs,
+            backoff,
+            rng: Rng::new(seed),
+            wanted: BTreeSet::new(),
+            wanted_stale: false,
+            scratch: Vec::new(),
+        }
+    }
+
+    // ---- What happened ----
+
+    /// A consumer said something.
+    pub(super) fn on_command(&mut self, command: FetchCommand, snapshot: &Snapshot) {
+        self.wanted_stale = true;
+        match command {
+            FetchCommand::AddConsumer { consumer, settings, events } => {
+                let fetcher = Fetcher::new(settings, self.backoff, self.rng.next_u64());
+                self.lanes.insert(consumer, Lane { fetcher, events, answers: BTreeMap::new(), topology: 0 });
+            }
+            FetchCommand::Assign { consumer, tp, generation, start } => {
+                if let Some(lane) = self.lanes.get_mut(&consumer) {
+                    lane.fetcher.assign(tp, generation, start, snapshot);
+                }
+            }
+            FetchCommand::Unassign { consumer, tp } => {
+                if let Some(lane) = self.lanes.get_mut(&consumer) {
+                    lane.fetcher.unassign(tp);
+                }
+            }
+            FetchCommand::Pause { consumer, tp, paused } => {
+                if let Some(lane) = self.lanes.get_mut(&consumer) {
+                    lane.fetcher.pause(tp, paused);
+                }
+            }
+            FetchCommand::Taken { consumer, tp, generation, bytes } => {
+                if let Some(lane) = self.lanes.get_mut(&consumer) {
+                    lane.fetcher.taken(tp, generation, bytes);
+                }
+            }
+            FetchCommand::RemoveConsumer { consumer } => {
+                if let Some(lane) = self.lanes.remove(&consumer) {
+                    lane.answers.into_values().for_each(|answer| release(&mut self.slabs, answer));
+                }
+            }
+        }
+    }
+
+    /// A newer snapshot of the cluster.
+    pub(super) fn on_snapshot(&mut self, snapshot: &Snapshot) {
+        self.wanted_stale = true;
+        self.lanes.values_mut().for_each(|lane| lane.fetcher.on_snapshot(snapshot));
+    }
+
+    /// The next part of a Fetch answer came.
+    pub(super) fn on_part(&mut self, now: Time, consumer: ConsumerIx, broker: BrokerId, part: &ReplyPart<'_>) -> Then {
+        // A consumer that is gone has no use for it; the frame is read to its end all the same.
+        let Some(lane) = self.lanes.get_mut(&consumer) else { return Then::Continue };
+        let Some(answer) = lane.answers.get_mut(&broker) else { return Then::Continue };
+        if answer.slab.is_none() {
+            answer.slab = Some(self.slabs.take(part.total, std::mem::take(&mut answer.reserved)));
+        }
+        let stored = answer.slab.as_mut().is_some_and(|slab| slab.put(part.bytes));
+        if stored && !part.is_last() {
+            return Then::Continue;
+        }
+        let Some(answer) = lane.answers.remove(&broker) else { return Then::Continue };
+        let body = answer.slab.map(Slab::share).unwrap_or_default();
+        match decode(part.version, &body) {
+            Some(response) if stored => {
+                let throttle = response.throttle_time_ms;
+                lane.fetcher.on_fetched(now, broker, response);
+                Then::Throttle(throttle)
+            }
+            _ => {
+                lane.fetcher.on_failed(now, broker, true);
+                Then::Kill("a malformed Fetch answer")
+            }
+        }
+    }
+
+    /// Offsets were answered.
+    pub(super) fn on_reply(&mut self, now: Time, consumer: ConsumerIx, broker: BrokerId, reply: &Reply<'_>) -> Then {
+        let Some(lane) = self.lanes.get_mut(&consumer) else { return Then::Continue };
+        match ListOffsetsResponse::decode(reply.version, &mut Reader::new(reply.body)) {
+            Ok(response) => {
+                lane.fetcher.on_offsets(now, broker, &response);
+                Then::Throttle(response.throttle_time_ms)
+            }
+            Err(_) => {
+                lane.fetcher.on_failed(now, broker, false);
+                Then::Kill("a malformed ListOffsets answer")
+            }
+        }
+    }
+
+    /// A call ended without an answer.
+    pub(super) fn on_failed(&mut self, now: Time, consumer: ConsumerIx, broker: BrokerId, api: ApiKey) {
+        let Some(lane) = self.lanes.get_mut(&consumer) else { return };
+        let fetch = api == ApiKey::Fetch;
+        if fetch && let Some(answer) = lane.answers.remove(&broker) {
+            release(&mut self.slabs, answer);
+        }
+        lane.fetcher.on_failed(now, broker, fetch);
+    }
+
+    // ---- What to do next ----
+
+    /// Takes back memory that came home.
+    pub(super) fn collect(&mut self) {
+        if self.slabs.collect() {
+            self.lanes.values_mut().for_each(|lane| lane.fetcher.on_memory());
+        }
+    }
+
+    /// Whether memory came home: the look before sleeping.
+    pub(super) fn has_returns(&mut self) -> bool {
+        self.slabs.has_returns()
+    }
+
+    /// The links that are wanted: one per consumer and broker that leads partitions of it.
+    pub(super) fn wanted(&mut self) -> &BTreeSet<(ConsumerIx, BrokerId)> {
+        let moved = self.lanes.values().any(|lane| lane.topology != lane.fetcher.topology());
+        if std::mem::take(&mut self.wanted_stale) || moved {
+            self.wanted.clear();
+            for (consumer, lane) in &mut self.lanes {
+                lane.topology = lane.fetcher.topology();
+                self.wanted.extend(lane.fetcher.brokers().into_iter().map(|broker| (*consumer, broker)));
+            }
+        }
+        &self.wanted
+    }
+
+    /// Whether a consumer is here.
+    pub(super) fn knows(&self, consumer: ConsumerIx) -> bool {
+        self.lanes.contains_key(&consumer)
+    }
+
+    /// Whether a link is wanted, as of the last [`FetchLanes::wanted`].
+    pub(super) fn wants(&self, consumer: ConsumerIx, broker: BrokerId) -> bool {
+        self.wanted.contains(&(consumer, broker))
+    }
+
+    /// Submits what there is for one link whose connection is ready. True when something is to be written.
+    pub(super) fn submit(
+        &mut self,
+        now: Time,
+        consumer: ConsumerIx,
+        broker: BrokerId,
+        connection: &mut Connection,
+    ) -> bool {
+        let Some(lane) = self.lanes.get_mut(&consumer) else { return false };
+        let Some(versions) = connection.versions().map(|versions| common(versions)) else { return false };
+        let mut any = false;
+        while connection.free_slots(now) > 0 {
+            let Some(call) = lane.fetcher.next_call(now, broker, &versions, self.slabs.free_bytes()) else { break };
+            self.scratch.clear();
+            let client_id = &connection.settings().client_id;
+            let (api, version, encoded, reserve) = match &call {
+                FetchCall::ListOffsets { version, request } => {
+                    (ApiKey::ListOffsets, *version, encode_head(client_id, *version, request, &mut self.scratch), 0)
+                }
+                FetchCall::Fetch { version, request, reserve } => {
+                    (ApiKey::Fetch, *version, encode_head(client_id, *version, request, &mut self.scratch), *reserve)
+                }
+            };
+            let fetch = api == ApiKey::Fetch;
+            let reply = if fetch { ReplyMode::Parts } else { ReplyMode::Whole };
+            let (inserts, tag) = (connection.take_inserts(), api as u64);
+            let head = &self.scratch[..];
+            let accepted = encoded.is_ok()
+                && connection.submit(now, Call { tag, api, version, head, inserts, timeout: None, reply }).is_ok();
+            if !accepted {
+                // A request that cannot be said or is not taken is as good as lost: backoff, then again.
+                lane.fetcher.on_failed(now, broker, fetch);
+                break;
+            }
+            any = true;
+            if fetch {
+                self.slabs.reserve(reserve);
+                lane.answers.insert(broker, Answer { reserved: reserve, slab: None });
+            }
+        }
+        any
+    }
+
+    /// Carries what the machines say to the consumers, and to control into `events`.
+    pub(super) fn deliver(&mut self, events: &mut Vec<ShardEvent>) {
+        for lane in self.lanes.values_mut() {
+            while let Some(output) = lane.fetcher.next_output() {
+                let event = match output {
+                    Output::Data(fetched) => FetchEvent::Data(fetched),
+                    Output::Resolved { tp, generation, offset } => FetchEvent::Resolved { tp, generation, offset },
+                    Output::Refused { tp, generation, why, stopped } => {
+                        FetchEvent::Refused { tp, generation, why, stopped }
+                    }
+                    Output::NeedMetadata { topic, stale } => {
+                        let why = if stale { MetadataReason::StaleLeader } else { MetadataReason::NoLeader };
+                        events.push(ShardEvent::NeedMetadata { topics: vec![topic], why });
+                        continue;
+                    }
+                    Output::Leader { tp, leader, epoch, endpoint } => {
+                        events.push(ShardEvent::Leader(LeaderHint { tp, leader, epoch, endpoint }));
+                        continue;
+                    }
+                };
+                // A consumer that is gone has said so, or will.
+                let _ = lane.events.send(event);
+            }
+        }
+    }
+
+    /// When something is to be done although nothing happens.
+    pub(super) fn next_deadline(&self, now: Time) -> Time {
+        self.lanes.values().map(|lane| lane.fetcher.next_deadline(now)).min().unwrap_or(Time::NEVER)
+    }
+}
+
+fn decode(version: i16, body: &Bytes) -> Option<FetchResponse> {
+    FetchResponse::decode(version, &mut Reader::shared(body)).ok()
+}
+
+fn release(slabs: &mut SlabPool, answer: Answer) {
+    // A slab that was begun goes home by itself.
+    slabs.release(answer.reserved);
+}
+
+fn common(versions: &Versions) -> FetchVersions {
+    FetchVersions {
+        fetch: versions.pick(ApiKey::Fetch),
+        fetch_by_name: versions.pick_by_name(ApiKey::Fetch),
+        list_offsets: versions.pick_within(ApiKey::ListOffsets, 1, i16::MAX),
+    }
+}
