@@ -94,6 +94,21 @@ fn the_golden_file_covers_every_message_version_and_case() {
     assert_eq!(versions.len(), 2 * ApiKey::all().count() + 12);
 }
 
+#[test]
+fn docs_protocol_lists_every_api_and_version() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/protocol.md")).unwrap();
+    let written: Vec<&str> = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| key")).collect();
+    let rows: Vec<String> = ApiKey::all()
+        .map(|api| {
+            let VersionRange { min, max } = api.versions();
+            let flexible = (min..=max).find(|version| api.is_flexible(*version));
+            let flexible = flexible.map_or("never".to_owned(), |from| from.to_string());
+            format!("| {} | {} | {min}-{max} | {flexible} |", api as i16, api.name())
+        })
+        .collect();
+    assert_eq!(written, rows);
+}
+
 /// `tests/golden/errors.txt`: code|NAME|text of every error of Kafka's `Errors`.
 #[test]
 fn error_codes_are_javas() {
