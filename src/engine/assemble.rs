@@ -19,6 +19,7 @@ use crate::mesh::{
 use crate::net::{HostPort, Resolver};
 use crate::proto::cluster::{Snapshot, TopicNames};
 use crate::ring::Backend;
+use crate::shard::{Shard, ShardParts};
 
 /// The clock of an engine's handles: the system's, or a simulation's.
 #[derive(Clone)]
@@ -100,33 +101,44 @@ impl ControlSeat {
     }
 }
 
-/// What a shard needs but its backend. May move to its thread.
+/// What a shard needs but its backend and clock. May move to its thread.
 #[derive(Debug)]
 pub struct ShardSeat {
     /// Its number.
     pub shard: ShardIx,
-    /// What its doorbells ring.
-    pub sleeper: Sleeper,
-    /// From control and handles.
-    pub commands: MailboxReceiver<ShardCommand>,
-    /// To control.
-    pub events: MailboxSender<ShardEvent>,
-    /// Its view of the cluster.
-    pub snapshots: SnapshotReader<Snapshot>,
-    /// The engine's topics.
-    pub topics: Arc<TopicNames>,
-    /// `buffer.memory`.
-    pub budget: Budget,
-    /// How the engine is doing.
-    pub state: EngineState,
-    /// What lies between others and this shard.
-    pub medium: Medium,
-    /// Checked settings.
-    pub settings: EngineSettings,
-    /// Everything runs on one CPU: never spin (design §3.12).
-    pub single_cpu: bool,
-    /// Seed of backoff, jitter and sticky partitions.
-    pub seed: u64,
+    sleeper: Sleeper,
+    commands: MailboxReceiver<ShardCommand>,
+    events: MailboxSender<ShardEvent>,
+    snapshots: SnapshotReader<Snapshot>,
+    topics: Arc<TopicNames>,
+    budget: Budget,
+    state: EngineState,
+    settings: EngineSettings,
+    seed: u64,
+}
+
+impl ShardSeat {
+    /// The shard, on the thread that made `backend`; `clock` is the backend's.
+    pub fn start<B: Backend, C: Clock>(self, backend: B, clock: C) -> Shard<B, C> {
+        Shard::new(ShardParts {
+            backend,
+            clock,
+            shard: self.shard,
+            sleeper: self.sleeper,
+            commands: self.commands,
+            events: self.events,
+            snapshots: self.snapshots,
+            topics: self.topics,
+            budget: self.budget,
+            settings: self.settings,
+            seed: self.seed,
+        })
+    }
+
+    /// What a thread needs to report its end when the shard itself cannot.
+    pub(super) fn last_words(&self) -> (EngineState, MailboxSender<ShardEvent>) {
+        (self.state.clone(), self.events.clone())
+    }
 }
 
 /// An engine whose threads have not been started.
@@ -181,9 +193,7 @@ pub fn assemble(
             topics: Arc::clone(&topics),
             budget: budget.clone(),
             state: state.clone(),
-            medium: seat.medium,
             settings: settings.clone(),
-            single_cpu,
             seed: rng.next_u64(),
         });
     }
@@ -210,9 +220,9 @@ pub fn assemble(
         clock,
         medium,
         backend,
+        single_cpu,
         threads: Default::default(),
         closing: Default::default(),
-        single_cpu,
         producers: Default::default(),
         consumers: Default::default(),
         lanes: Default::default(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::assemble::{EngineClock, Seat, assemble};
 use super::cores::CpuPlan;
-use super::threads::{WakeSlot, start_control};
+use super::threads::{WakeSlot, start_control, start_shard};
 use super::{Engine, EngineError};
 use crate::base::gate::Medium;
 use crate::base::sync::lock;
@@ -85,13 +85,14 @@ impl EngineBuilder {
         };
         let probe = probe(choice);
         let plan = CpuPlan::new(&self.settings.cores)?;
+        let slots: Vec<WakeSlot<AnyWaker>> = plan.shards.iter().map(|_| WakeSlot::default()).collect();
         let control_slot = WakeSlot::default();
         let seat = |slot: &WakeSlot<AnyWaker>| Seat { medium: Medium::threads(), ring: slot.ring() };
         let assembly = assemble(
             self.settings,
             EngineClock::system(),
             seat(&control_slot),
-            Vec::new(),
+            slots.iter().map(seat).collect(),
             Medium::threads(),
             (probe.kind.name(), probe.reason.clone()),
             plan.is_single_cpu(),
@@ -104,13 +105,13 @@ impl EngineBuilder {
             "engine starts"
         );
         let engine = assembly.engine;
-        let started = start_control(assembly.control, control_slot, probe).map(|thread| vec![thread]);
-        match started {
-            Ok(threads) => {
-                *lock(&engine.shared().threads) = threads;
-                Ok(engine)
-            }
-            Err(error) => Err(EngineError::Thread(error)),
+        // Kept as they start: when a later one cannot, dropping the engine stops the earlier ones.
+        let mut threads = lock(&engine.shared().threads);
+        for ((seat, slot), cpu) in assembly.shards.into_iter().zip(slots).zip(&plan.shards) {
+            threads.push(start_shard(seat, slot, probe.clone(), *cpu).map_err(EngineError::Thread)?);
         }
+        threads.push(start_control(assembly.control, control_slot, probe).map_err(EngineError::Thread)?);
+        drop(threads);
+        Ok(engine)
     }
 }

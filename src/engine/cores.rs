@@ -1,6 +1,6 @@
 //! Which CPUs shards run on.
 
-use rustix::thread::{CpuSet, sched_getaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::config::{Cores, SettingError};
 
@@ -63,6 +63,15 @@ fn quota(text: &str) -> Option<usize> {
     let (quota, period) = text.trim().split_once(' ')?;
     let (quota, period) = (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?);
     usize::try_from(quota.div_ceil(period.max(1))).ok().map(|cpus| cpus.max(1))
+}
+
+/// Pins the calling thread. Where that fails the thread floats: slower, not wrong.
+pub(super) fn pin(cpu: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    if let Err(error) = sched_setaffinity(None, &set) {
+        tracing::warn!(cpu, %error, "cannot pin a shard to its CPU");
+    }
 }
 
 #[cfg(test)]

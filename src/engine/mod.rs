@@ -162,9 +162,9 @@ pub struct Shared {
     clock: EngineClock,
     medium: Medium,
     backend: (&'static str, String),
+    single_cpu: bool,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     closing: AtomicBool,
-    single_cpu: bool,
     producers: AtomicU32,
     consumers: AtomicU32,
     lanes: AtomicU32,
@@ -298,7 +298,11 @@ impl Shared {
     pub fn request_close(&self, deadline: Time) {
         self.closing.store(true, Ordering::Release);
         if self.control.send(ControlRequest::Close { deadline }).is_err() {
-            // Control is gone already, and with it the engine.
+            // Control is gone already (or never started), and with it the engine.
+            for shard in &self.shards {
+                // A shard that is gone needs no stopping.
+                let _ = shard.send(ShardCommand::Stop { deadline: Time::ZERO });
+            }
             self.state.ended().set();
         }
     }

@@ -6,12 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
-use super::assemble::ControlSeat;
-use crate::base::time::Time;
-use crate::control::Turn;
-use crate::mesh::command::ShardCommand;
+use super::assemble::{ControlSeat, ShardSeat};
+use super::cores::pin;
+use crate::base::time::{SystemClock, Time};
+use crate::control;
+use crate::mesh::command::{ShardCommand, ShardEvent};
 use crate::net::Resolver;
 use crate::ring::{AnyBackend, AnyWaker, Backend, Probe, RingSettings, Wake};
+use crate::shard;
 
 /// Where a thread puts its backend's waker once it has one. Before that it does not sleep, so nobody needs to wake it.
 #[derive(Debug)]
@@ -52,7 +54,7 @@ pub(super) fn start_control(seat: ControlSeat, slot: WakeSlot<AnyWaker>, probe: 
             let backend = AnyBackend::new(&probe, &control_ring()).map_err(|error| error.to_string())?;
             slot.fill(backend.waker());
             let mut control = seat.start(backend, Resolver::new(slot.ring())).map_err(|error| error.to_string())?;
-            while control.turn() == Turn::Running {}
+            while control.turn() == control::Turn::Running {}
             Ok(())
         });
         let failure = match catch_unwind(run) {
@@ -68,6 +70,36 @@ pub(super) fn start_control(seat: ControlSeat, slot: WakeSlot<AnyWaker>, probe: 
             }
         }
         state.ended().set();
+    })
+}
+
+pub(super) fn start_shard(
+    seat: ShardSeat,
+    slot: WakeSlot<AnyWaker>,
+    probe: Probe,
+    cpu: Option<usize>,
+) -> io::Result<JoinHandle<()>> {
+    let index = seat.shard;
+    thread::Builder::new().name(format!("ottla-shard-{}", index.0)).spawn(move || {
+        if let Some(cpu) = cpu {
+            pin(cpu);
+        }
+        let (state, events) = seat.last_words();
+        let run = AssertUnwindSafe(|| -> Result<(), String> {
+            let backend = AnyBackend::new(&probe, &RingSettings::default()).map_err(|error| error.to_string())?;
+            slot.fill(backend.waker());
+            let mut shard = seat.start(backend, SystemClock);
+            while shard.turn() == shard::Turn::Running {}
+            Ok(())
+        });
+        let why = match catch_unwind(run) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(panic) => format!("panicked: {}", words(&*panic)),
+        };
+        state.fail(&format!("shard {}: {why}", index.0));
+        // Control ends the others; if it is gone, it has done so already.
+        let _ = events.send(ShardEvent::Failed { shard: index, why });
     })
 }
 
