@@ -194,10 +194,12 @@ impl Lane {
             let timestamp_ms = if header.flags.has(EntryFlags::STAMP) { now.wall_ms } else { header.time };
             let record = Arrival { timestamp_ms, body: entry.body, origin, charge: len };
             match slot.part {
-                Some(part) => produce.append(now.mono, part, &record, settled),
-                None => {
+                Some(part) if !produce.has_unplaced(header.tp.topic) => {
+                    produce.append(now.mono, part, &record, settled);
+                }
+                _ => {
                     let keyed = header.flags.has(EntryFlags::KEYED);
-                    produce.append_unplaced(now.mono, *producer, header.tp.topic, keyed, &record, settled);
+                    produce.append_unplaced(now.mono, *producer, header.tp, keyed, &record, settled);
                 }
             }
         }

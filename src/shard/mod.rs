@@ -22,9 +22,6 @@ mod lanes;
 mod link;
 mod place;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -45,10 +42,9 @@ use crate::proto::cluster::{Snapshot, TopicNames, TopicState};
 use crate::proto::connection::{
     Call, Cause, ConnectionSettings, Failure, Reply, ReplyMode, ReplyPart, Sink, Then, Versions, Written,
 };
-use crate::proto::produce::{
-    Action, CallIx, Ident, LeaderFact, Outcome, Produce, ProduceSettings, ProduceStats, Run, Settle, Stale,
-};
-use crate::ring::{Backend, BackendStats, Events, SendChain, Sock, SocketOptions, Wait};
+use crate::proto::produce::{Action, CallIx, Ident, LeaderFact, Outcome, Produce, ProduceSettings, Run, Settle, Stale};
+use crate::ring::{Backend, Events, SendChain, Sock, SocketOptions, Wait};
+use crate::telemetry::{ShardCounters, ShardStats};
 use crate::wire::messages::ProduceResponse;
 use crate::wire::{ApiKey, ErrorCode, Message, Reader};
 use fetch::FetchLanes;
@@ -105,6 +101,7 @@ pub struct Shard<B, C> {
     backend: B,
     sleeper: Sleeper,
     commands: MailboxReceiver<ShardCommand>,
+    counters: Arc<ShardCounters>,
     core: Core<C>,
 }
 
@@ -158,6 +155,8 @@ struct Core<C> {
     brokers: Vec<BrokerId>,
     fetching: Vec<(ConsumerIx, BrokerId)>,
     told: Vec<ShardEvent>,
+    connects: u64,
+    link_failures: u64,
 }
 
 impl<B: Backend, C: Clock> Shard<B, C> {
@@ -214,8 +213,15 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             brokers: Vec::new(),
             fetching: Vec::new(),
             told: Vec::new(),
+            connects: 0,
+            link_failures: 0,
         };
-        Self { backend, sleeper, commands, core }
+        Self { backend, sleeper, commands, counters: Arc::default(), core }
+    }
+
+    /// Publishes its counters there from now on, once per turn.
+    pub fn publish_to(&mut self, counters: Arc<ShardCounters>) {
+        self.counters = counters;
     }
 
     /// Takes what is there, does what is due, and waits for more (in simulations the backend's wait returns at once).
@@ -229,6 +235,7 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             busy = taken + 1 == COMMANDS_PER_TURN;
         }
         busy |= self.core.work(&mut self.backend);
+        self.counters.publish(&self.stats());
         if self.core.is_over() {
             let shard = self.core.shard;
             // Control may be gone already; then nobody waits for this.
@@ -270,14 +277,28 @@ impl<B: Backend, C: Clock> Shard<B, C> {
         }
     }
 
-    /// Counters of the produce side.
-    pub fn produce_stats(&self) -> ProduceStats {
-        self.core.produce.stats()
-    }
-
-    /// The backend's counters.
-    pub fn backend_stats(&self) -> BackendStats {
-        self.backend.stats()
+    /// What it counted so far.
+    pub fn stats(&self) -> ShardStats {
+        let (produce, backend) = (self.core.produce.stats(), self.backend.stats());
+        ShardStats {
+            records: produce.records,
+            batches: produce.batches,
+            produce_requests: produce.requests,
+            retries: produce.retries,
+            wire_bytes: produce.wire_bytes,
+            raw_bytes: produce.raw_bytes,
+            delivered: produce.delivered,
+            failed: produce.failed,
+            unknown: produce.unknown,
+            connects: self.core.connects,
+            link_failures: self.core.link_failures,
+            turns: backend.turns,
+            syscalls: backend.syscalls,
+            wakes: backend.wakes,
+            sent_bytes: backend.sent_bytes,
+            received_bytes: backend.received_bytes,
+            ..ShardStats::default()
+        }
     }
 }
 
@@ -462,6 +483,7 @@ impl<C: Clock> Core<C> {
             let had = link.sock;
             let need = link.drive(now, wanted, backend, &self.socket_options, &mut self.rng);
             if let Some(sock) = link.sock.filter(|sock| had != Some(*sock)) {
+                self.connects += 1;
                 self.by_sock.insert(sock, at);
             }
             let broker = link.broker;
@@ -650,6 +672,7 @@ impl<C: Clock> Events for Core<C> {
         });
         self.by_sock.remove(&sock);
         if let Some((broker, why)) = failed {
+            self.link_failures += 1;
             tracing::debug!(broker = broker.0, %why, "a link failed");
             self.report(ShardEvent::LinkFailed { shard: self.shard, broker, why });
         }

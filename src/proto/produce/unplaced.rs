@@ -12,6 +12,8 @@ pub trait Placement {
 struct Held {
     producer: ProducerIx,
     origin: Origin,
+    /// -1: to be chosen.
+    partition: i32,
     keyed: bool,
     timestamp_ms: i64,
     at: Time,
@@ -49,12 +51,12 @@ impl Unplaced {
 }
 
 impl Produce {
-    /// Keeps a record until its topic is known.
+    /// Keeps a record until its topic is known. A partition of -1 is chosen then; any other one was asked for.
     pub fn append_unplaced(
         &mut self,
         now: Time,
         producer: ProducerIx,
-        topic: TopicIx,
+        tp: Tp,
         keyed: bool,
         record: &Arrival<'_>,
         settle: &mut impl Settle,
@@ -62,12 +64,12 @@ impl Produce {
         let Arrival { timestamp_ms, body, ref origin, charge } = *record;
         let timeout = self.producer(producer).map(|producer| producer.settings.delivery_timeout);
         let Some(timeout) = timeout.filter(|_| !self.stopped) else {
-            let tp = Tp { topic, partition: -1 };
             settle.settled(producer, tp, &Run::of(origin), Outcome::Failed(Reason::Closed));
             settle.release(charge);
             self.stats.failed += 1;
             return;
         };
+        let Tp { topic, partition } = tp;
         let entry = self.topics.entry(topic).or_default();
         if !entry.known() && !self.unplaced.topics.contains_key(&topic) {
             self.actions.push_back(Action::Refresh { topic, why: Stale::Unknown });
@@ -77,6 +79,7 @@ impl Produce {
         waiting.records.push_back(Held {
             producer,
             origin: *origin,
+            partition,
             keyed,
             timestamp_ms,
             at: now + timeout,
@@ -86,8 +89,9 @@ impl Produce {
     }
 
     /// Whether records of the topic wait for metadata.
+    #[inline]
     pub fn has_unplaced(&self, topic: TopicIx) -> bool {
-        self.unplaced.topics.contains_key(&topic)
+        !self.unplaced.is_empty() && self.unplaced.topics.contains_key(&topic)
     }
 
     /// Places what waited for a topic, in order, as soon as its partitions are known.
@@ -108,20 +112,19 @@ impl Produce {
             let end = at + held.len as usize;
             let body = &waiting.bodies[at..end];
             at = end;
-            let partition = choose.place(held.producer, topic, held.keyed, body, leaders);
-            if !(0..leaders.len() as i64).contains(&i64::from(partition)) {
-                let tp = Tp { topic, partition: -1 };
-                let outcome = Outcome::Failed(Reason::NoSuchPartition);
-                settle.settled(held.producer, tp, &Run::of(&held.origin), outcome);
-                settle.release(held.charge as usize);
-                self.stats.failed += 1;
+            let partition = match held.partition {
+                -1 => choose.place(held.producer, topic, held.keyed, body, leaders),
+                asked => asked,
+            };
+            let there = usize::try_from(partition).is_ok_and(|partition| partition < leaders.len());
+            if !there && held.partition < 0 {
+                self.refuse_held(topic, &held, Reason::NoSuchPartition, settle);
                 continue;
             }
             let tp = Tp { topic, partition };
             let ix = self.partition(held.producer, tp);
-            let fact = leaders[partition as usize];
-            if self.part(ix).leader.is_none() {
-                self.set_leader(ix, fact, false);
+            if let Some(fact) = leaders.get(partition as usize).filter(|_| self.part(ix).leader.is_none()) {
+                self.set_leader(ix, *fact, false);
             }
             let Held { timestamp_ms, origin, charge, .. } = held;
             let record = Arrival { timestamp_ms, body, origin, charge: charge as usize };
@@ -140,7 +143,7 @@ impl Produce {
 
     fn refuse_held(&mut self, topic: TopicIx, held: &Held, reason: Reason, settle: &mut impl Settle) {
         self.stats.failed += 1;
-        let tp = Tp { topic, partition: -1 };
+        let tp = Tp { topic, partition: held.partition };
         settle.settled(held.producer, tp, &Run::of(&held.origin), Outcome::Failed(reason));
         settle.release(held.charge as usize);
     }

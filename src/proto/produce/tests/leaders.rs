@@ -176,7 +176,7 @@ fn r07_records_of_an_unknown_topic_are_placed_in_order_when_metadata_arrives() {
         encode_body(None, Some(value.as_bytes()), std::iter::empty(), &mut body);
         let origin = Origin { lane: LaneId(1), space: -1, ticket, mark: 0, tracked: true, urgent: false };
         let record = Arrival { timestamp_ms: 5, body: &body, origin, charge: 50 };
-        rig.produce.append_unplaced(rig.now, P, topic, false, &record, &mut rig.out);
+        rig.produce.append_unplaced(rig.now, P, Tp { topic, partition: -1 }, false, &record, &mut rig.out);
     };
     (0..4).for_each(|i| unplaced(&mut rig, i, &format!("v{i}")));
     assert_eq!(rig.actions(), [Action::Refresh { topic, why: Stale::Unknown }]);
@@ -204,10 +204,38 @@ fn r07_records_of_a_topic_that_never_appears_fail_surely_not_written() {
     let topic = rig.names.intern("late").unwrap();
     let origin = Origin { lane: LaneId(1), space: -1, ticket: 0, mark: 0, tracked: true, urgent: false };
     let record = Arrival { timestamp_ms: 5, body: &[1, 1, 0], origin, charge: 50 };
-    rig.produce.append_unplaced(rig.now, P, topic, false, &record, &mut rig.out);
+    rig.produce.append_unplaced(rig.now, P, Tp { topic, partition: -1 }, false, &record, &mut rig.out);
     assert_eq!(rig.produce.next_deadline(), rig.now + ms(120_000));
     rig.pass(ms(120_000));
     assert_eq!(rig.out.settled.len(), 1);
     assert!(matches!(rig.out.settled[0].2, Outcome::Failed(Reason::Timeout(_))));
     assert!(rig.produce.is_idle());
+}
+
+#[test]
+fn r07_a_record_with_a_partition_queues_behind_those_that_wait_for_one() {
+    let mut rig = Rig::granted(one_per_batch());
+    let topic = rig.names.intern("late").unwrap();
+    let mut tickets = [0, 0];
+    for (partition, value) in [(-1, "\u{0}first"), (0, "second"), (-1, "\u{0}third")] {
+        let mut body = Vec::new();
+        encode_body(None, Some(value.as_bytes()), std::iter::empty(), &mut body);
+        let ticket = &mut tickets[(partition + 1) as usize];
+        let origin =
+            Origin { lane: LaneId(1), space: partition, ticket: *ticket, mark: 0, tracked: true, urgent: false };
+        *ticket += 1;
+        let record = Arrival { timestamp_ms: 5, body: &body, origin, charge: 0 };
+        assert_eq!(rig.produce.has_unplaced(topic), partition == 0 || *ticket == 2);
+        rig.produce.append_unplaced(rig.now, P, Tp { topic, partition }, false, &record, &mut rig.out);
+    }
+    let facts = [LeaderFact { leader: Some(B1), epoch: 0 }];
+    rig.produce.set_topic(rig.now, topic, Some((Uuid([9; 16]), &facts)), &mut rig.out, &mut ByKey);
+    rig.produce.flush(P);
+    let mut seen = Vec::new();
+    while let Some(sent) = rig.call(B1) {
+        seen.extend(values(&sent.bytes(0)));
+        rig.answer_with(&sent, |_, index, _| Rig::ok(index, 0));
+    }
+    assert_eq!(seen, ["\u{0}first", "second", "\u{0}third"]);
+    assert!(!rig.produce.has_unplaced(topic));
 }

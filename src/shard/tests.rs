@@ -1,1 +1,0 @@
-//! The shard against a broker in memory.
