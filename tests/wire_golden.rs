@@ -14,9 +14,10 @@ use std::fmt::Write as _;
 use std::io::Read;
 
 use bytes::Bytes;
+use ottla::base::ids::Uuid;
 use ottla::wire::any::{self, AnyError, Which};
 use ottla::wire::json::{Records, base64};
-use ottla::wire::{ApiKey, EncodeErrorKind, ErrorCode, VersionRange};
+use ottla::wire::{ApiKey, EncodeErrorKind, ErrorCode, FetchView, ProduceHead, ProducePieces, TopicRef, VersionRange};
 use serde_json::Value;
 
 /// What the file must at least hold: messages, message versions, lines, and lines per case.
@@ -300,6 +301,52 @@ fn every_truncation_is_an_error() {
     });
     println!("golden: {truncations} truncations refused");
     assert!(truncations > 400_000);
+}
+
+/// The two hot paths, over Java's own bytes: every FetchResponse walked and every Produce request's scaffolding written
+/// without taking one byte of memory.
+#[test]
+fn the_hot_paths_allocate_nothing() {
+    let (mut partitions, mut versions) = (0, BTreeSet::new());
+    for line in golden().iter().filter(|line| line.name == "FetchResponse") {
+        let peak = peak_bytes(|| {
+            let mut view = FetchView::new(line.version, &line.bytes).unwrap();
+            while let Some(partition) = view.next().unwrap() {
+                partitions += 1;
+                assert!(partition.aborted.is_none_or(|aborted| aborted.count() <= 3));
+            }
+            view.end(|_| {}).unwrap();
+        });
+        assert_eq!(peak, 0, "{}", line.at());
+        versions.insert(line.version);
+    }
+    assert_eq!(versions, (4..=18).collect());
+    assert_eq!(partitions, 179);
+    let mut out = Vec::with_capacity(4096);
+    for version in 3..=13 {
+        out.clear();
+        let head = ProduceHead {
+            version,
+            correlation_id: 1,
+            client_id: Some("ottla"),
+            transactional_id: Some("tx"),
+            acks: -1,
+            timeout_ms: 1,
+            topics: 3,
+        };
+        let peak = peak_bytes(|| {
+            let mut pieces = ProducePieces::begin(&head, &mut out).unwrap();
+            for _ in 0..3 {
+                let topic = if version >= 13 { TopicRef::Id(Uuid([7; 16])) } else { TopicRef::Name("topic") };
+                pieces.topic(topic, 10).unwrap();
+                for partition in 0..10 {
+                    pieces.partition(partition, 1_000_000).unwrap();
+                }
+            }
+            pieces.finish().unwrap();
+        });
+        assert_eq!(peak, 0, "version {version}");
+    }
 }
 
 /// A count that the input could just hold, over bytes that are no element: at most the input's size is reserved for it,
