@@ -142,6 +142,16 @@ impl Engine {
         }
     }
 
+    /// The same as a future, under any executor: control ends everything by the deadline, so this needs no timer of its own.
+    pub async fn close_async(&self, timeout: Duration) -> Result<(), CloseError> {
+        self.shared.request_close(self.shared.clock.now().mono + timeout);
+        std::future::poll_fn(|context| self.shared.state.ended().poll_set(context)).await;
+        match self.shared.state.failure() {
+            Some(why) => Err(CloseError::Failed(why.to_owned())),
+            None => Ok(()),
+        }
+    }
+
     /// What handles are made from.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
