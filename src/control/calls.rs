@@ -15,6 +15,9 @@ use crate::proto::connection::{
 use crate::ring::Backend;
 use crate::wire::ApiKey;
 
+/// A connection that owes an answer for so long is not asked for what others can tell as well.
+const SUSPECT: Duration = Duration::from_secs(1);
+
 /// What a call is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Purpose {
@@ -135,7 +138,9 @@ impl<B: Backend> Control<B> {
         let snapshot = Arc::clone(self.cluster.snapshot());
         if !self.rebootstrap && !snapshot.brokers.is_empty() {
             let known = |link: &&Link| snapshot.broker(link.id).is_some();
-            let ready = self.links.values().filter(known).filter(|link| link.connection.free_slots(now) > 0);
+            let lively = |link: &Link| link.connection.silent_for(now) < SUSPECT;
+            let ready =
+                self.links.values().filter(known).filter(|link| link.connection.free_slots(now) > 0 && lively(link));
             if let Some(link) = ready.min_by_key(|link| link.connection.unanswered() + link.waiting.len()) {
                 return Some(link.id);
             }
@@ -143,7 +148,7 @@ impl<B: Backend> Control<B> {
             for broker in &snapshot.brokers {
                 match self.links.get(&broker.id) {
                     Some(link) if link.failures() == 0 && !link.waiting.is_empty() => return Some(broker.id),
-                    Some(link) if !link.is_hopeful(now) => {}
+                    Some(link) if !link.is_hopeful(now) || !lively(link) => {}
                     Some(link) => untried.push((link.failures(), broker.id)),
                     None => untried.push((0, broker.id)),
                 }
@@ -153,6 +158,10 @@ impl<B: Backend> Control<B> {
                 // Never a fixed first: all engines would choose the same broker.
                 let at = self.rng.below(untried.len() as u64);
                 return usize::try_from(at).ok().and_then(|at| untried.get(at)).map(|(_, id)| *id);
+            }
+            // All that is left is silent or fails: one that is still connected, in case it is only slow.
+            if let Some(link) = self.links.values().filter(known).find(|link| link.connection.free_slots(now) > 0) {
+                return Some(link.id);
             }
         }
         // Fewest failures first, then in order; a server that waits for its retry is better than nothing.

@@ -20,6 +20,7 @@ use crate::net::{HostPort, Resolver};
 use crate::proto::cluster::{Snapshot, TopicNames};
 use crate::ring::Backend;
 use crate::shard::{Shard, ShardParts};
+use crate::telemetry::ShardCounters;
 
 /// The clock of an engine's handles: the system's, or a simulation's.
 #[derive(Clone)]
@@ -114,13 +115,14 @@ pub struct ShardSeat {
     budget: Budget,
     state: EngineState,
     settings: EngineSettings,
+    counters: Arc<ShardCounters>,
     seed: u64,
 }
 
 impl ShardSeat {
     /// The shard, on the thread that made `backend`; `clock` is the backend's.
     pub fn start<B: Backend, C: Clock>(self, backend: B, clock: C) -> Shard<B, C> {
-        Shard::new(ShardParts {
+        let mut shard = Shard::new(ShardParts {
             backend,
             clock,
             shard: self.shard,
@@ -132,7 +134,9 @@ impl ShardSeat {
             budget: self.budget,
             settings: self.settings,
             seed: self.seed,
-        })
+        });
+        shard.publish_to(self.counters);
+        shard
     }
 
     /// What a thread needs to report its end when the shard itself cannot.
@@ -180,10 +184,13 @@ pub fn assemble(
     let count = u16::try_from(shards.len()).unwrap_or(u16::MAX);
     let mut to_shards = Vec::with_capacity(shards.len());
     let mut seats = Vec::with_capacity(shards.len());
+    let mut counters = Vec::with_capacity(shards.len());
     for (index, seat) in (0..count).zip(shards) {
         let (sleeper, bell): (Sleeper, Doorbell) = sleeper(&seat.medium, seat.ring);
         let (to_shard, commands) = mailbox(bell, &seat.medium);
         to_shards.push(to_shard);
+        let published = Arc::new(ShardCounters::default());
+        counters.push(Arc::clone(&published));
         seats.push(ShardSeat {
             shard: ShardIx(index),
             sleeper,
@@ -194,6 +201,7 @@ pub fn assemble(
             budget: budget.clone(),
             state: state.clone(),
             settings: settings.clone(),
+            counters: published,
             seed: rng.next_u64(),
         });
     }
@@ -221,6 +229,7 @@ pub fn assemble(
         medium,
         backend,
         single_cpu,
+        counters,
         threads: Default::default(),
         closing: Default::default(),
         producers: Default::default(),

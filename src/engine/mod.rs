@@ -34,6 +34,7 @@ use crate::control::{ControlRequest, EngineState, Job, JobError};
 use crate::mesh::command::ShardCommand;
 use crate::mesh::{Answer, Budget, MailboxSender, OwnershipTable, SnapshotCell, SnapshotReader, promise};
 use crate::proto::cluster::{NameError, Snapshot, Topic, TopicNames};
+use crate::telemetry::{ShardCounters, ShardStats};
 
 /// Threads and clock have so long, beyond a close's deadline, to notice it.
 const CLOSE_GRACE: Duration = Duration::from_millis(40);
@@ -128,6 +129,15 @@ impl Engine {
         self.shared.cell.load()
     }
 
+    /// What the shards counted since the start, summed. Each figure is as of its shard's last turn.
+    pub fn stats(&self) -> ShardStats {
+        let mut sum = ShardStats::default();
+        for shard in &self.shared.counters {
+            sum.add(&shard.read());
+        }
+        sum
+    }
+
     /// Settles what is pending, then stops everything. Returns within `timeout` and a few tens of milliseconds.
     pub fn close(&self, timeout: Duration) -> Result<(), CloseError> {
         let deadline = self.shared.clock.now().mono + timeout;
@@ -173,6 +183,7 @@ pub struct Shared {
     medium: Medium,
     backend: (&'static str, String),
     single_cpu: bool,
+    counters: Vec<Arc<ShardCounters>>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     closing: AtomicBool,
     producers: AtomicU32,

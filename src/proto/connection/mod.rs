@@ -483,6 +483,12 @@ impl Connection {
         self.settings.max_in_flight.saturating_sub(self.unanswered())
     }
 
+    /// For how long the oldest call that was handed out for writing has had no answer; zero without one. A hint that the
+    /// broker may be dead long before its deadline proves it.
+    pub fn silent_for(&self, now: Time) -> Duration {
+        self.in_flight.front().map_or(Duration::ZERO, |call| (now + call.timeout).since(call.deadline))
+    }
+
     /// Until when the broker asked for silence; in the past when it did not.
     pub fn throttled_until(&self) -> Time {
         self.silent_until
