@@ -40,7 +40,9 @@ pub struct Sleeper {
 impl Sleeper {
     /// The turn begins: nobody needs to ring.
     pub fn turn_begins(&mut self) {
-        self.bell.until.store(0, Ordering::Relaxed);
+        // A read-modify-write, once per turn: all changes of the word then form one chain, which loom needs to order a
+        // ringer's swap against the next `prepare`.
+        self.bell.until.swap(0, Ordering::AcqRel);
     }
 
     /// Publishes that this thread sleeps until `until`. The caller now looks at every queue once more, and then either
@@ -54,7 +56,7 @@ impl Sleeper {
     /// its next turn begins; with threads it is awake from here on.
     pub fn waited(&mut self) {
         if !self.simulated {
-            self.bell.until.store(0, Ordering::Relaxed);
+            self.turn_begins();
         }
     }
 
