@@ -67,7 +67,8 @@ impl fmt::Display for ReserveError {
 
 impl std::error::Error for ReserveError {}
 
-/// One chunk of the chain.
+/// One chunk of the chain. Aligned, so that the writer's counter is not on a line with a chunk that the reader reads.
+#[repr(align(128))]
 struct Link {
     /// Bytes at the front that the reader may read. Stored by the writer only.
     committed: AtomicUsize,
@@ -220,22 +221,20 @@ impl StreamWriter {
         self.reserved = 0;
         self.at += len;
         self.total += len as u64;
-        // A read-modify-write, not a store: what the caller loads next (does the reader sleep?) must not be answered from
-        // before this became visible. See `sync::store_load_barrier`.
+        // A plain release store: whoever looks next whether the reader sleeps orders that look (`sync::light_barrier`).
         if self.tail == self.linked {
             // SAFETY: (owner) `tail` is the last chunk of the chain; its counters live as long as it is in the chain.
-            unsafe { (*self.tail).committed.swap(self.at, Ordering::SeqCst) };
+            unsafe { (*self.tail).committed.store(self.at, Ordering::Release) };
         } else if len > 0 {
             // SAFETY: (owner) `tail` is the writer's until it is linked. `linked` is the last chunk of the chain; after the
-            // swap it is the reader's to retire and the writer never touches it again. The swap releases `tail`'s counters
+            // second store it is the reader's to retire and the writer never touches it again. That store releases `tail`'s counters
             // and memory and all commits to `linked`.
             unsafe {
                 (*self.tail).committed.store(self.at, Ordering::Relaxed);
-                (*self.linked).next.swap(self.tail, Ordering::SeqCst);
+                (*self.linked).next.store(self.tail, Ordering::Release);
             }
             self.linked = self.tail;
         }
-        super::sync::store_load_barrier();
     }
 
     /// Goes on to another chunk, with room for `len` bytes. The commit links it.
@@ -428,7 +427,7 @@ impl StreamReader {
     pub fn readable(&mut self) -> &[u8] {
         let len = self.readable_len();
         // SAFETY: (owner) `head` is in the chain or ours; (bounds) `at + len <= committed <= capacity`, and the writer never
-        // writes below `committed` again; SeqCst (acquire) on `committed` made those bytes visible; (lifetime) the slice
+        // writes below `committed` again; the acquire load of `committed` made those bytes visible; (lifetime) the slice
         // borrows `self`, and only `consume` retires the chunk.
         unsafe { std::slice::from_raw_parts((*self.head).memory.add(self.at), len) }
     }
@@ -439,7 +438,7 @@ impl StreamReader {
         loop {
             // SAFETY: (owner) `head` is in the chain, and only this reader retires it.
             let head = unsafe { &*self.head };
-            let committed = head.committed.load(Ordering::SeqCst);
+            let committed = head.committed.load(Ordering::Acquire);
             if committed > self.at {
                 return committed - self.at;
             }
@@ -453,7 +452,7 @@ impl StreamReader {
     fn advance(&mut self) -> bool {
         // SAFETY: (owner) `head` is in the chain, and only this reader retires it.
         let head = unsafe { &*self.head };
-        let next = head.next.load(Ordering::SeqCst);
+        let next = head.next.load(Ordering::Acquire);
         // The writer linked `next` after its last commit to this chunk, so this second look is final.
         if next.is_null() || head.committed.load(Ordering::Relaxed) > self.at {
             return !next.is_null();

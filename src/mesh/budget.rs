@@ -18,7 +18,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use crate::base::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use crate::base::sync::{self, Mutex, lock, park_until};
+use crate::base::sync::{self, Mutex, heavy_barrier, light_barrier, lock, park_until, prepare_barriers};
 use crate::base::time::{Clock, Time};
 
 /// The most that a handle holds unspent, in bytes.
@@ -59,7 +59,7 @@ struct Inner {
     closed: AtomicBool,
     queue: Mutex<Queue>,
     /// Unspent grants of all handles.
-    credits: Mutex<Vec<std::sync::Weak<AtomicU64>>>,
+    credits: Mutex<Vec<std::sync::Weak<CreditCell>>>,
 }
 
 #[derive(Default)]
@@ -161,11 +161,12 @@ impl Budget {
 
     /// A handle's credit.
     pub fn credit(&self) -> Credit {
-        let unspent = std::sync::Arc::new(AtomicU64::new(0));
+        prepare_barriers();
+        let cell = std::sync::Arc::new(CreditCell::default());
         let mut credits = lock(&self.0.credits);
         credits.retain(|known| known.strong_count() > 0);
-        credits.push(std::sync::Arc::downgrade(&unspent));
-        Credit { budget: self.clone(), unspent }
+        credits.push(std::sync::Arc::downgrade(&cell));
+        Credit { budget: self.clone(), cell }
     }
 
     /// Whether somebody waits for budget: shards then seal open batches at once (design §3.2).
@@ -195,16 +196,24 @@ impl Budget {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Moves all unspent credit back to what is free.
+    /// Moves the unspent credit of all handles that do not act right now back to what is free.
     fn take_back_credit(&self) -> u64 {
+        let mut credits = lock(&self.0.credits);
+        credits.retain(|credit| credit.strong_count() > 0);
+        let cells: Vec<_> = credits.iter().filter_map(std::sync::Weak::upgrade).collect();
+        if cells.iter().all(|cell| cell.unspent.load(Ordering::Relaxed) == 0) {
+            return 0;
+        }
+        cells.iter().for_each(|cell| cell.wanted.store(true, Ordering::Relaxed));
+        heavy_barrier();
         let mut sum = 0;
-        lock(&self.0.credits).retain(|credit| match credit.upgrade() {
-            Some(unspent) => {
-                sum += unspent.swap(0, Ordering::SeqCst);
-                true
+        for cell in &cells {
+            // Not busy: whoever spends from here on sees `wanted` and comes for the lock that we hold.
+            if !cell.busy.load(Ordering::Acquire) {
+                sum += cell.unspent.swap(0, Ordering::Relaxed);
             }
-            None => false,
-        });
+            cell.wanted.store(false, Ordering::Release);
+        }
         self.0.free.fetch_add(sum, Ordering::SeqCst);
         sum
     }
@@ -338,7 +347,18 @@ impl Drop for Take {
 #[derive(Debug)]
 pub struct Credit {
     budget: Budget,
-    unspent: std::sync::Arc<AtomicU64>,
+    cell: std::sync::Arc<CreditCell>,
+}
+
+/// Spent from by its handle without any read-modify-write (that would be a full barrier per record), taken from by whoever
+/// waits for budget, holding the lock of `Inner::credits`.
+///
+/// Handle: `busy`, light barrier, `wanted`? no: spend. Taker: `wanted`, heavy barrier, `busy`? no: take. One sees the other.
+#[derive(Debug, Default)]
+struct CreditCell {
+    unspent: AtomicU64,
+    busy: AtomicBool,
+    wanted: AtomicBool,
 }
 
 impl Credit {
@@ -346,35 +366,52 @@ impl Credit {
     /// (for the record's bytes alone), or refuse.
     #[inline]
     pub fn try_spend(&mut self, bytes: u64) -> bool {
-        let mut unspent = self.unspent.load(Ordering::Relaxed);
-        while unspent >= bytes {
-            match self.unspent.compare_exchange(unspent, unspent - bytes, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return true,
-                Err(now) => unspent = now,
+        let cell = &*self.cell;
+        cell.busy.store(true, Ordering::Relaxed);
+        light_barrier();
+        let mut spent = false;
+        if !cell.wanted.load(Ordering::Acquire) {
+            let unspent = cell.unspent.load(Ordering::Relaxed);
+            let grant = if unspent >= bytes { Some(0) } else { self.grant(bytes - unspent) };
+            if let Some(grant) = grant {
+                cell.unspent.store(unspent + grant - bytes, Ordering::Relaxed);
+                spent = true;
             }
         }
-        self.spend_more(bytes)
+        cell.busy.store(false, Ordering::Release);
+        spent || self.spend_slowly(bytes)
     }
 
+    /// Takes a grant of at least `need` bytes.
     #[cold]
-    fn spend_more(&mut self, bytes: u64) -> bool {
-        // The rest of the old grant first, so that nobody holds more than one.
-        let rest = self.unspent.swap(0, Ordering::SeqCst);
-        let need = bytes.saturating_sub(rest);
-        for grant in [need.max(GRANT_BYTES), need] {
-            if self.budget.try_take(grant) {
-                self.unspent.fetch_add(rest + grant - bytes, Ordering::SeqCst);
-                return true;
-            }
+    fn grant(&self, need: u64) -> Option<u64> {
+        [need.max(GRANT_BYTES), need].into_iter().find(|bytes| self.budget.try_take(*bytes))
+    }
+
+    /// Somebody takes credit back, or the budget has no whole grant left.
+    #[cold]
+    fn spend_slowly(&mut self, bytes: u64) -> bool {
+        let rest = self.take_rest();
+        let grant = if rest >= bytes { Some(0) } else { self.grant(bytes - rest) };
+        if let Some(grant) = grant {
+            let _credits = lock(&self.budget.0.credits);
+            self.cell.unspent.store(rest + grant - bytes, Ordering::Relaxed);
+            return true;
         }
         self.budget.give_back(rest);
         // Others' unspent grants may suffice; while somebody waits they are his.
         !self.budget.is_pressed() && self.budget.take_back_credit() > 0 && self.budget.try_take(bytes)
     }
 
+    /// Empties the cell, with those who take from it kept out.
+    fn take_rest(&mut self) -> u64 {
+        let _credits = lock(&self.budget.0.credits);
+        self.cell.unspent.swap(0, Ordering::Relaxed)
+    }
+
     /// Returns what is unspent, for a handle that knows it pauses.
     pub fn release(&mut self) {
-        let rest = self.unspent.swap(0, Ordering::SeqCst);
+        let rest = self.take_rest();
         if rest > 0 {
             self.budget.give_back(rest);
         }
@@ -420,7 +457,9 @@ mod loom_tests {
 
     #[test]
     fn loom_credit_is_spent_or_taken_back_never_both() {
-        loom::model(|| {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(2);
+        model.check(|| {
             let budget = Budget::new(GRANT_BYTES);
             let other = budget.clone();
             let handle = thread::spawn(move || {
