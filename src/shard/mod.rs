@@ -368,8 +368,9 @@ impl<C: Clock> Core<C> {
         self.send(now);
         self.send_fetches(now);
         self.act();
-        self.drive(now, backend);
+        // Before the links are driven: the turn that gives up also begins to close them, nothing else would wake it.
         self.stop_when_done(now);
+        self.drive(now, backend);
         self.tell();
         drained.more
     }
