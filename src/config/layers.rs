@@ -385,7 +385,8 @@ fn rank(source: &Source) -> u8 {
 
 /// `0,2-3` into processor numbers.
 fn cpu_list(text: &str) -> Result<Vec<usize>, String> {
-    const CPU_MAX: usize = 4_095;
+    /// What the kernel's affinity mask holds in its usual size.
+    const CPU_MAX: usize = 1_023;
     let wanted = "expected processor numbers such as 0,2-3";
     let number = |text: &str| text.trim().parse::<usize>().ok().filter(|cpu| *cpu <= CPU_MAX).ok_or(wanted);
     let mut cpus = Vec::new();

@@ -8,7 +8,7 @@
 //! keeps addresses beyond one round of tries (a broker that moved is found again).
 //!
 //! Invariants: every lookup gets exactly one answer; at most one try to connect is under way per [`Connect`]; between two
-//! rounds of tries lies a backoff with jitter. Shown by the tests beside each type, `d4_74_` and `d4_81_` among them.
+//! rounds of tries lies a backoff with jitter.
 
 pub mod connect;
 pub mod host;

@@ -10,8 +10,7 @@
 //!
 //! Invariants: one send in flight per socket; a chain handed to [`Backend::send`] is owned by the operation until its last
 //! completion and comes back in [`Events::sent`] or dies with [`Events::closed`]; `closed` comes exactly once per socket,
-//! after the kernel has let go of everything. Shown by `tests/ring_conformance.rs` on every backend with real sockets, and
-//! on io_uring as older kernels run it; the fallback by `tests/ring_probe.rs`.
+//! after the kernel has let go of everything.
 
 mod any;
 pub mod epoll;

@@ -391,9 +391,6 @@ impl UringBackend {
                     let queue = if socket.fed { &mut self.fed } else { &mut self.starved };
                     queue.push_back(sock);
                 }
-                // Not queued here: `refill` says who is armed first.
-                self.end_if_free(sock, events);
-                return bytes;
             }
             Some(code) => self.fail(sock, code.into()),
         }

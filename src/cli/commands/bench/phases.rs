@@ -1,0 +1,245 @@
+//! The two phases: all records out, all records in.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hdrhistogram::Histogram;
+use indicatif::ProgressBar;
+
+use super::Plan;
+use super::meter::Meter;
+use super::report::Row;
+use super::verify::{Seen, Verifier, indices_of};
+use crate::cli::connect::Session;
+use crate::cli::failure::Failure;
+use crate::cli::workload::{Content, HEADER_NAMES, POOL_RECORDS, Workload, timestamp};
+use crate::config::StartAt;
+use crate::consumer::ConsumeError;
+use crate::producer::{DeliveryResult, Lane, Record};
+
+/// One record in so many has its way to the acknowledgement timed.
+pub const ACK_SAMPLE: u64 = 64;
+/// The progress bar moves in steps of so many records.
+const STEP: u64 = 4_096;
+
+/// Acknowledgement times and errors, shared with callbacks.
+struct Acks {
+    histogram: Histogram<u64>,
+    first_error: Option<String>,
+}
+
+pub fn produce(plan: &Plan<'_>, session: &Session) -> Result<(Row, i64), Failure> {
+    let args = plan.args;
+    let settings = plan.layers.producer()?;
+    let producer = session.producer().settings(settings).build().map_err(Failure::failed)?;
+    // Up to an hour, three significant digits.
+    let histogram = Histogram::new_with_bounds(1, 3_600_000_000, 3).map_err(Failure::failed)?;
+    let acks = Arc::new(Mutex::new(Acks { histogram, first_error: None }));
+    let pool = (args.workload == Workload::TelemetryPool).then(|| pool(args.workload, args.messages));
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let base_ms = i64::try_from(since_1970.as_millis()).unwrap_or(0);
+    let bar = plan.output.progress("produce", args.messages);
+    let before = session.stats();
+    let lanes = u64::from(args.lanes);
+    let stop = AtomicBool::new(false);
+    let meter = Meter::start(plan.broker_pid);
+    let send = |lane: Lane, number: u64| {
+        let mut sender = Sender { plan, lane, base_ms, acks: &acks, bar: &bar, pool: pool.as_deref(), stop: &stop };
+        let sent = sender.run(number, lanes);
+        if sent.is_err() {
+            stop.store(true, Ordering::Relaxed);
+        }
+        sent
+    };
+    if lanes == 1 {
+        send(producer.lane(), 0)?;
+    } else {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..lanes)
+                .map(|number| {
+                    let (lane, send) = (producer.lane(), &send);
+                    scope.spawn(move || send(lane, number))
+                })
+                .collect();
+            threads.into_iter().try_for_each(|thread| {
+                thread.join().unwrap_or_else(|_| Err(Failure::Failed("a sending thread panicked".into())))
+            })
+        })?;
+    }
+    let cost = meter.read();
+    bar.finish_and_clear();
+    let acks = acks.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(error) = &acks.first_error {
+        return Err(Failure::Failed(error.clone()));
+    }
+    let stats = session.stats().since(&before);
+    let ack = |quantile| acks.histogram.value_at_quantile(quantile);
+    let row = Row {
+        phase: "produce",
+        messages: args.messages,
+        cost,
+        ack_us: Some([ack(0.5), ack(0.99), ack(0.999)]),
+        batches: stats.batches,
+        requests: stats.produce_requests,
+        wire_bytes: stats.wire_bytes,
+        verified: None,
+    };
+    Ok((row, base_ms))
+}
+
+/// All contents of the pool.
+fn pool(workload: Workload, messages: u64) -> Vec<Content> {
+    (0..POOL_RECORDS.min(messages))
+        .map(|index| {
+            let mut content = Content::default();
+            content.make(workload, index);
+            content
+        })
+        .collect()
+}
+
+struct Sender<'a> {
+    plan: &'a Plan<'a>,
+    lane: Lane,
+    base_ms: i64,
+    acks: &'a Arc<Mutex<Acks>>,
+    bar: &'a ProgressBar,
+    pool: Option<&'a [Content]>,
+    stop: &'a AtomicBool,
+}
+
+impl Sender<'_> {
+    fn run(&mut self, number: u64, lanes: u64) -> Result<(), Failure> {
+        let args = self.plan.args;
+        let mut made = Content::default();
+        let mut unshown = 0;
+        for index in indices_of(number, args.messages, lanes) {
+            let content = match self.pool {
+                Some(pool) => &pool[usize::try_from(index % pool.len() as u64).unwrap_or(0)],
+                None => {
+                    made.make(args.workload, index);
+                    &made
+                }
+            };
+            let mut record = Record::to(args.topic.as_str())
+                .key_or_null(content.key())
+                .value(content.value())
+                .timestamp(timestamp(self.base_ms, index));
+            if let Some(values) = content.header_values() {
+                for (name, value) in HEADER_NAMES.iter().zip(values) {
+                    record = record.header(name, value);
+                }
+            }
+            let sent = if index % ACK_SAMPLE == 0 {
+                let (acks, started) = (Arc::clone(self.acks), Instant::now());
+                self.lane.send_with(record, move |result| note(&acks, started, &result))
+            } else {
+                self.lane.send(record)
+            };
+            sent.map_err(|rejected| Failure::Failed(format!("record {index}: {rejected}")))?;
+            unshown += 1;
+            if unshown == STEP {
+                self.lane.poll();
+                self.bar.inc(unshown);
+                unshown = 0;
+                if self.stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+            }
+        }
+        self.bar.inc(unshown);
+        let deadline = self.lane_timeout();
+        let losses = self.lane.flush(deadline).map_err(Failure::failed)?;
+        if losses.failed + losses.unknown > 0 {
+            let first = self.acks.lock().unwrap_or_else(PoisonError::into_inner).first_error.clone();
+            let first = first.map_or_else(String::new, |first| format!("; one of them: {first}"));
+            let text = format!("{} records failed, {} have an unknown outcome{first}", losses.failed, losses.unknown);
+            return Err(Failure::Failed(text));
+        }
+        Ok(())
+    }
+
+    /// Every record has its outcome by then.
+    fn lane_timeout(&self) -> Duration {
+        self.plan.layers.producer().map_or(self.plan.stall(), |settings| settings.delivery_timeout)
+            + Duration::from_secs(1)
+    }
+}
+
+fn note(acks: &Mutex<Acks>, started: Instant, result: &DeliveryResult) {
+    let mut acks = acks.lock().unwrap_or_else(PoisonError::into_inner);
+    match result {
+        Ok(_) => acks.histogram.saturating_record(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX)),
+        Err(error) => {
+            acks.first_error.get_or_insert_with(|| error.to_string());
+        }
+    }
+}
+
+/// Reads all records and compares them. `starts` are the offsets to begin at, the beginning where there is none.
+pub fn consume(
+    plan: &Plan<'_>,
+    session: &Session,
+    starts: &[Option<i64>],
+    base_ms: Option<i64>,
+) -> Result<(Row, Result<(), String>), Failure> {
+    let args = plan.args;
+    let bar = plan.output.progress("consume", args.messages);
+    let before = session.stats();
+    let partitions = starts.len();
+    let mut verifier = Verifier::new(args.workload, args.messages, partitions, u64::from(args.lanes), base_ms);
+    let meter = Meter::start(plan.broker_pid);
+    let assignment = starts
+        .iter()
+        .zip(0..)
+        .map(|(start, partition)| (args.topic.as_str(), partition, start.map_or(StartAt::Earliest, StartAt::Offset)));
+    let settings = plan.layers.consumer()?;
+    let mut consumer = session.consumer().settings(settings).assign(assignment).build().map_err(Failure::failed)?;
+    let mut batches = 0;
+    let mut damage = None;
+    while verifier.counted() < args.messages && damage.is_none() {
+        let batch = match consumer.next(plan.stall()) {
+            Ok(Some(batch)) => batch,
+            Ok(None) => {
+                damage = Some(format!("nothing came for {} s", plan.stall().as_secs()));
+                break;
+            }
+            Err(ConsumeError::Refused { stopped: false, .. }) => continue,
+            Err(error) => return Err(Failure::failed(error)),
+        };
+        let counted = verifier.counted();
+        for record in &batch {
+            let seen = Seen {
+                partition: record.partition(),
+                offset: record.offset(),
+                timestamp: record.timestamp(),
+                key: record.key(),
+                value: record.value(),
+            };
+            // A malformed header ends the walk and shows as a header that is missing.
+            let headers = record.headers().map_while(Result::ok).map(|header| (header.key, header.value));
+            verifier.record(&seen, headers);
+        }
+        batches += 1;
+        bar.inc(verifier.counted() - counted);
+    }
+    let cost = meter.read();
+    bar.finish_and_clear();
+    let stats = session.stats().since(&before);
+    let verdict = match (verifier.verdict(), damage) {
+        (Err(what), Some(damage)) => Err(format!("{what}; {damage}")),
+        (verdict, _) => verdict,
+    };
+    let row = Row {
+        phase: "consume",
+        messages: verifier.counted(),
+        cost,
+        ack_us: None,
+        batches,
+        requests: stats.fetch_requests,
+        wire_bytes: stats.fetched_bytes,
+        verified: Some(verdict.is_ok()),
+    };
+    Ok((row, verdict))
+}

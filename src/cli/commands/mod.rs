@@ -1,0 +1,11 @@
+//! One file per command.
+
+pub mod batch;
+pub mod bench;
+pub mod broker;
+pub mod config;
+pub mod consume;
+pub mod doctor;
+pub mod produce;
+pub mod topics;
+pub mod wire;
