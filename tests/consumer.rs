@@ -498,3 +498,37 @@ fn a_dropped_future_loses_nothing() {
         }
     }
 }
+
+#[test]
+fn d2_52_a_long_poll_holds_up_no_other_call() {
+    let broker = Broker::builder().topic(TOPIC, 1).topic("other", 3).start().unwrap();
+    let engine = engine(&broker);
+    let wait = Duration::from_secs(4);
+    let mut consumer = engine.consumer().assign([(TOPIC, 0, StartAt::Earliest)]).fetch_max_wait(wait).build().unwrap();
+    assert!(broker.wait_until(PATIENCE, |core| core.counters().requests(ApiKey::Fetch) > 0));
+    let asked = Instant::now();
+    assert_eq!(engine.topic_info("other", PATIENCE).unwrap().partition_count(), 3);
+    assert!(asked.elapsed() < wait / 2, "metadata waited behind the long poll: {:?}", asked.elapsed());
+    // The poll ends as soon as there is something.
+    let asked = Instant::now();
+    fill(&broker, 0, 5, 5, Codec::None);
+    assert_eq!(next(&mut consumer).iter().count(), 5);
+    assert!(asked.elapsed() < wait / 2, "{:?}", asked.elapsed());
+    assert!(broker.counters().requests(ApiKey::Fetch) <= 4, "no busy loop");
+}
+
+#[test]
+fn what_was_fetched_is_counted() {
+    let broker = broker(1);
+    fill(&broker, 0, 1_000, 100, Codec::None);
+    let engine = engine(&broker);
+    let mut consumer = consumer(&engine, 1, StartAt::Earliest);
+    read_all(&mut consumer, 1, 1_000);
+    let deadline = Instant::now() + PATIENCE;
+    // Published once per turn.
+    while engine.stats().fetched_bytes < 60_000 {
+        assert!(Instant::now() < deadline);
+        assert!(consumer.next(Duration::from_millis(20)).unwrap().is_none());
+    }
+    assert!(engine.stats().fetch_requests > 0);
+}

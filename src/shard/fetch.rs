@@ -35,6 +35,8 @@ pub(super) struct FetchLanes {
     wanted: BTreeSet<(ConsumerIx, BrokerId)>,
     wanted_stale: bool,
     scratch: Vec<u8>,
+    requests: u64,
+    bytes: u64,
 }
 
 #[derive(Debug)]
@@ -63,7 +65,14 @@ impl FetchLanes {
             wanted: BTreeSet::new(),
             wanted_stale: false,
             scratch: Vec::new(),
+            requests: 0,
+            bytes: 0,
         }
+    }
+
+    /// Fetch requests made, and bytes of record sets that came.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.requests, self.bytes)
     }
 
     // ---- What happened ----
@@ -235,6 +244,7 @@ impl FetchLanes {
             }
             any = true;
             if fetch {
+                self.requests += 1;
                 self.slabs.reserve(reserve);
                 lane.answers.insert(broker, Answer { reserved: reserve, slab: None });
             }
@@ -247,7 +257,10 @@ impl FetchLanes {
         for lane in self.lanes.values_mut() {
             while let Some(output) = lane.fetcher.next_output() {
                 let event = match output {
-                    Output::Data(fetched) => FetchEvent::Data(fetched),
+                    Output::Data(fetched) => {
+                        self.bytes += fetched.records.len() as u64;
+                        FetchEvent::Data(fetched)
+                    }
                     Output::Resolved { tp, generation, offset } => FetchEvent::Resolved { tp, generation, offset },
                     Output::Refused { tp, generation, why, stopped } => {
                         FetchEvent::Refused { tp, generation, why, stopped }

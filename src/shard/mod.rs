@@ -280,7 +280,10 @@ impl<B: Backend, C: Clock> Shard<B, C> {
     /// What it counted so far.
     pub fn stats(&self) -> ShardStats {
         let (produce, backend) = (self.core.produce.stats(), self.backend.stats());
+        let (fetch_requests, fetched_bytes) = self.core.fetch.counts();
         ShardStats {
+            fetch_requests,
+            fetched_bytes,
             records: produce.records,
             batches: produce.batches,
             produce_requests: produce.requests,
@@ -297,7 +300,6 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             wakes: backend.wakes,
             sent_bytes: backend.sent_bytes,
             received_bytes: backend.received_bytes,
-            ..ShardStats::default()
         }
     }
 }
