@@ -142,11 +142,12 @@ impl Gate {
         self.opened.notify_one();
     }
 
-    fn wait(&self, at_most: Duration) {
+    /// Waits to be woken. False: the time was up first.
+    fn wait(&self, at_most: Duration) -> bool {
         let woken = lock(&self.woken);
         let (mut woken, _) =
             self.opened.wait_timeout_while(woken, at_most, |woken| !*woken).unwrap_or_else(PoisonError::into_inner);
-        *woken = false;
+        std::mem::take(&mut *woken)
     }
 
     fn shut(&self, reason: CloseReason) {
@@ -260,11 +261,13 @@ impl Shared {
             };
             let mut outcome = self.with(|core| core.handle(now(), conn, &frame, &mut out));
             while let Outcome::Parked { until } = outcome {
-                gate.wait(now().mono.until(until).min(PEEK_EVERY));
+                let woken = gate.wait(now().mono.until(until).min(PEEK_EVERY));
                 if lock(&gate.reason).is_some() || has_gone(&stream) {
                     return CloseReason::Client;
                 }
-                outcome = self.with(|core| core.resume(now(), conn, &mut out));
+                if woken || until <= now().mono {
+                    outcome = self.with(|core| core.resume(now(), conn, &mut out));
+                }
             }
             frames.give_back(frame);
             if !out.is_empty() && stream.write_all(&out).is_err() {

@@ -136,13 +136,15 @@ impl SimDriver {
         self.follow_nodes(&mut core, now);
         self.accept(&mut core, now);
         core.tick(now);
-        let mut ids: Vec<ConnId> = self.conns.keys().copied().collect();
-        while !ids.is_empty() {
-            for id in ids {
-                self.serve(&mut core, now, id);
-            }
-            // What was handled may have answered others: they have their step in the same turn.
-            ids = core.take_woken();
+        let mut woken = core.take_woken();
+        let due = |conn: &Conn| conn.parked.is_none_or(|until| until <= now.mono);
+        let ready: Vec<ConnId> = self.conns.iter().filter(|(_, conn)| due(conn)).map(|(id, _)| *id).collect();
+        ready.into_iter().for_each(|id| self.serve(&mut core, now, id));
+        // What was handled may have answered others: they have their step in the same turn.
+        woken.extend(core.take_woken());
+        while !woken.is_empty() {
+            woken.into_iter().for_each(|id| self.serve(&mut core, now, id));
+            woken = core.take_woken();
         }
         let parked = self.conns.values().filter_map(|conn| conn.parked).min();
         let next = parked.into_iter().chain(core.next_deadline()).min()?;
