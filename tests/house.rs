@@ -389,6 +389,10 @@ fn every_file_keeps_the_rules() {
             if test_file && ["no_way_to_give_up", "hashers_are_not_seeded_at_random"].contains(name) {
                 continue;
             }
+            // The simulator is shown by what it is for: the tests of testkit run the mesh in it.
+            if test_file && *name == "rooms_only_look_down" && file.path.starts_with("src/testkit/") {
+                continue;
+            }
             broken.extend(rule(&file.path, &file.text).into_iter().map(|violation| format!("{name}: {violation}")));
         }
     }
