@@ -9,7 +9,7 @@ use super::{Engine, EngineError};
 use crate::base::gate::Medium;
 use crate::base::sync::lock;
 use crate::config::{BackendSetting, Cores, EngineSettings};
-use crate::ring::{AnyWaker, BackendChoice, probe};
+use crate::ring::{AnyWaker, BackendChoice, BackendKind, RingSettings, probe_for};
 
 /// Settings of an engine, by name. [`EngineBuilder::settings`] takes them all at once (from a file, say).
 #[derive(Clone, Debug, Default)]
@@ -83,8 +83,15 @@ impl EngineBuilder {
             BackendSetting::IoUring => BackendChoice::IoUring,
             BackendSetting::Epoll => BackendChoice::Epoll,
         };
-        let probe = probe(choice);
         let plan = CpuPlan::new(&self.settings.cores)?;
+        let probe = probe_for(choice, plan.shards.len() + 1, &RingSettings::default());
+        let works = match probe.kind {
+            BackendKind::IoUring => &probe.io_uring,
+            BackendKind::Epoll | BackendKind::Sim => &probe.epoll,
+        };
+        if let Err(refused) = works {
+            return Err(EngineError::Backend(format!("{}: {refused}", probe.kind.name())));
+        }
         let slots: Vec<WakeSlot<AnyWaker>> = plan.shards.iter().map(|_| WakeSlot::default()).collect();
         let control_slot = WakeSlot::default();
         let seat = |slot: &WakeSlot<AnyWaker>| Seat { medium: Medium::threads(), ring: slot.ring() };
