@@ -93,8 +93,8 @@ fn unsound_batches_are_refused_by_name_and_leave_no_trace() {
     };
     let cases: Vec<(&str, Vec<u8>, ErrorCode)> = vec![
         ("a flipped bit", changed(&|b| b[80] ^= 4, false), ErrorCode::CorruptMessage),
-        ("cut off", changed(&|b| b.truncate(100), false), ErrorCode::CorruptMessage),
-        ("nothing", Vec::new(), ErrorCode::CorruptMessage),
+        ("cut off", changed(&|b| b.truncate(100), false), ErrorCode::InvalidRecord),
+        ("nothing", Vec::new(), ErrorCode::InvalidRecord),
         ("magic 1", changed(&|b| b[16] = 1, false), ErrorCode::InvalidRecord),
         ("two batches", changed(&|b| b.extend_from_within(..), false), ErrorCode::InvalidRecord),
         ("a base offset", changed(&|b| b[7] = 9, false), ErrorCode::InvalidRecord),
@@ -102,10 +102,19 @@ fn unsound_batches_are_refused_by_name_and_leave_no_trace() {
         ("count below the records", changed(&|b| (b[26], b[60]) = (1, 2), true), ErrorCode::InvalidRecord),
         ("count unlike the last delta", changed(&|b| b[60] = 2, true), ErrorCode::InvalidRecord),
         ("a control batch", changed(&|b| b[22] = 0x20, true), ErrorCode::InvalidRecord),
-        ("transactional without producer", changed(&|b| b[22] = 0x10, true), ErrorCode::InvalidRecord),
-        ("an unknown codec", changed(&|b| b[22] = 5, true), ErrorCode::InvalidRecord),
-        ("lz4 that is none", changed(&|b| b[22] = 3, true), ErrorCode::CorruptMessage),
-        ("zstd that is none", changed(&|b| b[22] = 4, true), ErrorCode::CorruptMessage),
+        (
+            "transactional without producer",
+            changed(&|b| b[22] = 0x10, true),
+            ErrorCode::TransactionalIdAuthorizationFailed,
+        ),
+        ("an unknown codec", changed(&|b| b[22] = 5, true), ErrorCode::UnknownServerError),
+        ("lz4 that is none", changed(&|b| b[22] = 3, true), ErrorCode::UnknownServerError),
+        ("zstd that is none", changed(&|b| b[22] = 4, true), ErrorCode::UnknownServerError),
+        // Stricter than Kafka, see api/produce.rs.
+        ("a byte behind", changed(&|b| b.push(0), false), ErrorCode::InvalidRecord),
+        ("a first delta of 1", changed(&|b| b[64] = 2, true), ErrorCode::InvalidRecord),
+        ("append time of the client's", changed(&|b| b[22] = 8, true), ErrorCode::InvalidTimestamp),
+        ("producer -2", Batch::of(1).sequenced(-2, 0, 0).bytes(), ErrorCode::InvalidRecord),
         ("from the future", Batch::of(1).from(i64::MAX / 2).bytes(), ErrorCode::InvalidTimestamp),
         ("too large", Batch::of(1).values_of(2000).bytes(), ErrorCode::MessageTooLarge),
         ("a negative epoch", Batch::of(1).sequenced(5, -1, 0).bytes(), ErrorCode::InvalidRecord),
@@ -116,7 +125,8 @@ fn unsound_batches_are_refused_by_name_and_leave_no_trace() {
         assert!(told.error_message.is_some(), "{what}");
     }
     assert_eq!(broker.log("t", 0), Vec::<Bytes>::new());
-    assert_eq!(broker.counters().batches_refused, cases.len() as u64);
+    // The transactional one is refused before it is looked at.
+    assert_eq!(broker.counters().batches_refused, cases.len() as u64 - 1);
     assert_eq!(client.produce("t", 0, Batch::of(1).bytes()).base_offset, 0);
 }
 

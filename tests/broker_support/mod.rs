@@ -36,7 +36,11 @@ pub enum Lost {
 
 impl Client {
     pub fn to(broker: &Broker, node: i32) -> Self {
-        let stream = TcpStream::connect(broker.address(node).unwrap()).unwrap();
+        Self::at(broker.address(node).unwrap())
+    }
+
+    pub fn at(address: impl std::net::ToSocketAddrs) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, correlation_id: 0 }

@@ -656,8 +656,8 @@ impl BrokerCore {
     pub(super) fn inflate(&mut self, codec: Codec, payload: &[u8]) -> Result<&[u8], Refusal> {
         self.inflated.clear();
         let done = self.decompressor.decompress(codec, 2, payload, &mut self.inflated);
-        // Kafka finds this while it iterates and answers CORRUPT_MESSAGE.
-        done.map_err(|error| Refusal::new(ErrorCode::CorruptMessage, error.to_string()))?;
+        // Kafka is surprised by this while it iterates, and answers so.
+        done.map_err(|error| Refusal::new(ErrorCode::UnknownServerError, error.to_string()))?;
         Ok(self.inflated.bytes())
     }
 

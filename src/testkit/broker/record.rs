@@ -100,6 +100,11 @@ impl Header {
     }
 }
 
+/// Whether the bytes claim to be a transactional v2 batch.
+pub fn says_transactional(records: &[u8]) -> bool {
+    records.len() >= HEADER_BYTES && records[16] == 2 && header(records).transactional()
+}
+
 /// Why a batch is not appended: what the Produce answer says about its partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -119,38 +124,31 @@ impl Refusal {
     fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::InvalidRecord, message)
     }
-
-    fn of_record(code: ErrorCode, index: i32, message: impl Into<String>) -> Self {
-        let message = message.into();
-        Self { code, message: "One or more records have been rejected".into(), records: vec![(index, message)] }
-    }
 }
 
 /// Checks that `records`, one partition's part of a Produce request, is exactly one sound v2 batch from a client:
 /// length, magic, CRC, count against offsets, producer fields.
 pub fn check_batch(records: &[u8], settings: &TopicSettings) -> Result<Header, Refusal> {
+    let one_batch = "Produce requests are only allowed to contain exactly one record batch per partition";
+    if records.len() > 16 && records[16] < 2 {
+        return Err(Refusal::invalid("Produce requests with version 3 or above are only allowed magic version 2"));
+    }
     if records.len() < HEADER_BYTES {
-        // Magic sits where all versions have it, so that an old message set is named as such.
-        if records.len() > 16 && records[16] < 2 {
-            return Err(Refusal::invalid("Produce requests with version 3 or above are only allowed magic version 2"));
-        }
-        return Err(Refusal::new(ErrorCode::CorruptMessage, "record batch is shorter than its header"));
+        return Err(Refusal::invalid(one_batch));
     }
     if records[16] != 2 {
-        return Err(Refusal::invalid(format!(
-            "Produce requests are only allowed to contain magic 2, not {}",
-            records[16]
-        )));
+        return Err(Refusal::new(ErrorCode::CorruptMessage, format!("Invalid magic found in record: {}", records[16])));
     }
     let length = i32::from_be_bytes(be(records, 8));
     let size = usize::try_from(length).map_or(0, |length| length.saturating_add(12));
-    if size < HEADER_BYTES || size > records.len() {
+    if size > records.len() {
+        return Err(Refusal::invalid(one_batch));
+    }
+    if size < HEADER_BYTES {
         return Err(Refusal::new(ErrorCode::CorruptMessage, format!("batch length {length} does not fit its bytes")));
     }
     if size < records.len() {
-        return Err(Refusal::invalid(
-            "Produce requests are only allowed to contain exactly one record batch per partition",
-        ));
+        return Err(Refusal::invalid(one_batch));
     }
     if size > usize::try_from(settings.message_bytes_max).unwrap_or(0) {
         let limit = settings.message_bytes_max;
@@ -292,8 +290,17 @@ impl Iterator for Walk<'_> {
 pub fn check_records(header: Header, records: &[u8], settings: &TopicSettings, wall_ms: i64) -> Result<i64, Refusal> {
     if header.log_append_time() {
         let message = "Invalid timestamp type. Producer should not set timestamp type to LogAppendTime.";
-        return Err(Refusal::of_record(ErrorCode::InvalidTimestamp, 0, message));
+        return Err(Refusal::new(ErrorCode::InvalidTimestamp, message));
     }
+    // All records that break a rule of the topic are named (KIP-467).
+    let mut bad: Option<Refusal> = None;
+    let mut refuse = |code: ErrorCode, index: i32, message: String| {
+        let refusal = bad.get_or_insert_with(|| Refusal::new(code, "One or more records have been rejected"));
+        if code == ErrorCode::InvalidTimestamp {
+            refusal.code = code;
+        }
+        refusal.records.push((index, message));
+    };
     let mut max_timestamp = i64::MIN;
     let (earliest, latest) = match settings.log_append_time {
         true => (i64::MIN, i64::MAX),
@@ -306,20 +313,19 @@ pub fn check_records(header: Header, records: &[u8], settings: &TopicSettings, w
         let record = record.map_err(|what| Refusal::invalid(format!("Record {index}: {what}")))?;
         if record.offset_delta != index {
             let message = format!("Inner record should have offset {index}, but it has {}", record.offset_delta);
-            return Err(Refusal::of_record(ErrorCode::InvalidRecord, index, message));
+            refuse(ErrorCode::InvalidRecord, index, message);
         }
         if settings.compacted && !record.has_key {
-            let message = "Compacted topic cannot accept message without key";
-            return Err(Refusal::of_record(ErrorCode::InvalidRecord, index, message));
+            refuse(ErrorCode::InvalidRecord, index, "Compacted topic cannot accept message without key".into());
         }
         // -1 is "no timestamp" and is let through, as Kafka does.
         if record.timestamp != -1 && !(earliest..=latest).contains(&record.timestamp) {
             let message = format!("Timestamp {} is out of range [{earliest}, {latest}]", record.timestamp);
-            return Err(Refusal::of_record(ErrorCode::InvalidTimestamp, index, message));
+            refuse(ErrorCode::InvalidTimestamp, index, message);
         }
         max_timestamp = max_timestamp.max(record.timestamp);
     }
-    Ok(max_timestamp)
+    bad.map_or(Ok(max_timestamp), Err)
 }
 
 struct Bytes<'a>(&'a [u8]);
@@ -424,7 +430,9 @@ pub(super) mod tests {
             refused(&batch)
         };
         assert_eq!(broken(&|b| b[70] ^= 1), ErrorCode::CorruptMessage);
-        assert_eq!(broken(&|b| b.truncate(60)), ErrorCode::CorruptMessage);
+        assert_eq!(broken(&|b| b.truncate(60)), ErrorCode::InvalidRecord);
+        assert_eq!(broken(&|b| b.truncate(100)), ErrorCode::InvalidRecord);
+        assert_eq!(broken(&|b| b[11] = 5), ErrorCode::CorruptMessage);
         assert_eq!(broken(&|b| b[16] = 1), ErrorCode::InvalidRecord);
         assert_eq!(broken(&|b| b.extend_from_within(..)), ErrorCode::InvalidRecord);
         assert_eq!(broken(&|b| b[7] = 1), ErrorCode::InvalidRecord);

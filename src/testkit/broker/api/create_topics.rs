@@ -24,6 +24,10 @@ impl Served for CreateTopicsRequest {
             *named.entry(&topic.name).or_default() += 1;
         }
         for topic in &request.topics {
+            // A name given several times is refused once.
+            if answer.topics.iter().any(|told| told.name == topic.name) {
+                continue;
+            }
             let mut told = CreatableTopicResult {
                 name: topic.name.clone(),
                 num_partitions: -1,

@@ -1,7 +1,7 @@
 //! DescribeCluster, versions 0 to 2: brokers (endpoint type 1); nodes that are down are fenced brokers, listed from
 //! version 2 when asked for.
 //!
-//! Deviations from Kafka: no controller endpoints (type 2): UNSUPPORTED_ENDPOINT_TYPE, as a broker's listener answers.
+//! Deviations from Kafka: no controller endpoints (type 2): MISMATCHED_ENDPOINT_TYPE, as a broker's listener answers.
 
 use super::super::cluster::Node;
 use super::super::core::{Answer, BrokerCore, Call};
@@ -19,7 +19,7 @@ impl Served for DescribeClusterRequest {
             cluster_authorized_operations: NO_OPERATIONS,
             ..DescribeClusterResponse::default()
         };
-        let wrong_endpoint = (request.endpoint_type != 1).then_some(ErrorCode::UnsupportedEndpointType);
+        let wrong_endpoint = (request.endpoint_type != 1).then_some(ErrorCode::MismatchedEndpointType);
         if let Some(code) = call.injected_for_all().or(wrong_endpoint) {
             answer.error_code = core.error(call, code);
             answer.error_message = Some(code.text().into());

@@ -3,6 +3,7 @@
 //! Deviations from Kafka: eligible leader replicas are never tracked; both lists are empty, not null, because Java's
 //! admin client cannot take the null that the protocol allows.
 
+use super::super::cluster::topic_name_is_valid;
 use super::super::core::{Answer, BrokerCore, Call};
 use super::metadata::offline;
 use super::{NO_OPERATIONS, Served};
@@ -40,6 +41,9 @@ impl Served for DescribeTopicPartitionsRequest {
             let known = core.cluster.topics.get(&name);
             match (injected, known) {
                 (Some(code), _) => told.error_code = core.error(call, code),
+                (None, None) if !topic_name_is_valid(&name) => {
+                    told.error_code = core.error(call, ErrorCode::InvalidTopicException);
+                }
                 (None, None) => told.error_code = core.error(call, ErrorCode::UnknownTopicOrPartition),
                 (None, Some(topic)) => {
                     if left == 0 {

@@ -111,7 +111,7 @@ fn open(core: &mut BrokerCore, call: &Call, request: &FetchRequest) -> Result<Op
         if id != 0 {
             sessions.close(id);
         }
-        if epoch == FINAL_EPOCH || asked.is_empty() {
+        if epoch == FINAL_EPOCH {
             return Ok((asked, None));
         }
         let fresh = loop {
@@ -252,6 +252,10 @@ impl FetchWait {
                             ..LeaderIdAndEpoch::default()
                         };
                         moved.push(state.leader);
+                    }
+                    // As Kafka: what its metadata lacks is answered with an empty list, not with null.
+                    if matches!(code, ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId) {
+                        told.aborted_transactions = Some(Vec::new());
                     }
                     told.error_code = core.error(call, code);
                 }

@@ -28,7 +28,6 @@ impl Served for FindCoordinatorRequest {
         for key in keys {
             let node = match (call.injected_for_all(), request.key_type) {
                 (Some(code), _) => Err(code),
-                (None, 0) if key.is_empty() => Err(ErrorCode::InvalidGroupId),
                 (None, 0 | 1) => core.cluster.coordinator(&key).cloned().ok_or(ErrorCode::CoordinatorNotAvailable),
                 (None, _) => Err(ErrorCode::InvalidRequest),
             };

@@ -82,6 +82,19 @@ fn find(
     timestamp: i64,
     committed_only: bool,
 ) -> Result<(i64, i64, i32), ErrorCode> {
+    // The special timestamps came one by one, each with a version.
+    let since = match timestamp {
+        -1 | -2 => 1,
+        -3 => 7,
+        -4 => 8,
+        -5 => 9,
+        -6 => 11,
+        special if special < 0 => i16::MAX,
+        _ => 1,
+    };
+    if call.version < since {
+        return Err(ErrorCode::UnsupportedVersion);
+    }
     let state = core.served_partition(call.node, topic, partition, epoch, false)?;
     let log = &state.log;
     let (start, end) = (log.start_offset(), log.next_offset());
@@ -93,7 +106,6 @@ fn find(
         -2 | -4 => return Ok((-1, start, if start < end { log.epoch_of(start) } else { state.leader_epoch })),
         -5 | -6 => return Ok((-1, -1, -1)),
         -3 => (None, log.batch_of_max_timestamp()),
-        other if other < 0 => return Err(ErrorCode::InvalidRequest),
         other => (Some(other), log.first_batch_reaching(other)),
     };
     let Some((meta, bytes)) = batch else { return Ok((-1, -1, -1)) };
