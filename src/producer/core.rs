@@ -147,6 +147,10 @@ impl Core {
             self.open(shard)?;
         }
         let Some(port) = self.ports[shard].as_mut() else { return Err(Stop::Reject(RejectReason::Closed)) };
+        if port.writer.is_closed() {
+            // Room that is left in a chunk would take the record, and nobody would ever read it (d1-24).
+            return Err(Stop::Reject(gone(&self.shared)));
+        }
         let rolls = !port.writer.fits(bytes);
         let out = match port.writer.reserve(bytes) {
             Ok(out) => out,

@@ -366,6 +366,7 @@ impl<C: Clock> Core<C> {
         if self.stopping.is_some() || self.budget.is_pressed() {
             self.produce.pressure();
         }
+        self.end_calls(now);
         self.fetch.collect();
         self.send(now);
         self.send_fetches(now);
@@ -375,6 +376,16 @@ impl<C: Clock> Core<C> {
         self.drive(now, backend);
         self.tell();
         drained.more
+    }
+
+    /// Connections whose time is up: setup, an answer, idleness.
+    fn end_calls(&mut self, now: Time) {
+        for at in 0..self.links.len() {
+            let link = &self.links[at];
+            if let Some(sock) = link.sock.filter(|_| link.connection.next_deadline() <= now) {
+                self.with_link(sock, |now, link, sink, _| link.connection.on_deadline(now, sink));
+            }
+        }
     }
 
     /// Requests for every broker that something is ready for, as far as its link takes them.
@@ -592,7 +603,7 @@ impl<C: Clock> Core<C> {
             self.lanes.reap();
             return;
         };
-        let done = self.produce.is_idle() && !self.lanes.has_records();
+        let done = self.produce.is_settled() && !self.lanes.has_records();
         if !self.ending && (done || now >= deadline) {
             self.give_up();
         }

@@ -14,6 +14,7 @@
 
 use super::partition::{Batch, Runs, State, Tried};
 use super::*;
+use crate::batch::compress::UNPACKED_BYTES_MAX;
 use crate::batch::{BatchBuilder, Decompressor, RecordSet, Unpacked};
 use crate::proto::cluster::TopicNames;
 use crate::wire::messages::ProduceResponse;
@@ -339,8 +340,8 @@ impl Produce {
         let mut bytes = Vec::new();
         batch.sealed.copy_to(&mut bytes);
         let view = RecordSet::new(&bytes).next()?.ok()?;
-        let mut unpacked = Unpacked::default();
-        let records = view.records(&mut Decompressor::default(), &mut unpacked).ok()?;
+        let mut unpacked = Unpacked::new();
+        let records = view.records(&mut Decompressor::new(UNPACKED_BYTES_MAX), &mut unpacked).ok()?;
         let half = batch.sealed.count() / 2;
         // Each half is surely smaller than the whole, so only the count decides.
         let roomy = BatchSettings { size_bytes_max: usize::MAX / 2, raw_bytes_max: usize::MAX / 2, ..producer.batch };

@@ -422,6 +422,11 @@ impl Produce {
         self.unplaced.is_empty() && self.parts.iter().all(Partition::is_idle)
     }
 
+    /// Whether every record has its outcome; calls of expired batches may still be out.
+    pub fn is_settled(&self) -> bool {
+        self.unplaced.is_empty() && self.parts.iter().all(|part| part.open.is_none() && part.queue.is_empty())
+    }
+
     /// When [`Produce::on_deadline`] wants to be called next.
     pub fn next_deadline(&mut self) -> Time {
         let mut next = self.unplaced.next_deadline();

@@ -154,6 +154,11 @@ impl Produce {
         if !producer.idempotent {
             return Some(at);
         }
+        // The broker recognises the last five batches only: while an older one may have to be sent again, at most four
+        // may follow it, whatever became of them (d1-4).
+        if at >= IDEMPOTENT_IN_FLIGHT_MAX as usize {
+            return None;
+        }
         let batch = &mut part.queue[at];
         if batch.tried == Tried::Maybe {
             // Byte-identical, under the identity it had (d1-1, d1-2).

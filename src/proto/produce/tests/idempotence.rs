@@ -88,6 +88,27 @@ fn d1_04_never_more_than_five_unanswered_batches_per_partition() {
 }
 
 #[test]
+fn d1_04_no_more_than_four_batches_pass_one_that_may_have_to_be_sent_again() {
+    let (mut rig, sent) = in_flight(5);
+    (5..20).for_each(|i| rig.send(0, &i.to_string()));
+    rig.produce.flush(P);
+    // The first is appended, but the broker cannot say so; the others are settled.
+    rig.logs.entry(0).or_default().append(&sent[0].bytes(0)).unwrap();
+    rig.refuse(&sent[0], ErrorCode::NotEnoughReplicasAfterAppend);
+    sent[1..].iter().for_each(|sent| rig.accept(sent));
+    for _ in 0..3 {
+        let again = rig.call_later(B1);
+        assert_eq!(again.bytes(0), sent[0].bytes(0));
+        assert!(rig.call(B1).is_none(), "a sixth batch would make the broker forget the first");
+        rig.refuse(&again, ErrorCode::NotEnoughReplicasAfterAppend);
+    }
+    rig.run(B1);
+    let expected: Vec<_> = ["first".to_owned()].into_iter().chain((0..20).map(|i| i.to_string())).collect();
+    assert_eq!(rig.log(0), expected, "nothing twice");
+    rig.check_end();
+}
+
+#[test]
 fn d1_04_without_idempotence_in_flight_one_keeps_order_across_connection_errors() {
     let mut rig = Rig::new(ProducerSettings { idempotence: false, ..one_per_batch() });
     rig.produce.settings.in_flight_max = 1;
@@ -260,7 +281,13 @@ fn d1_10_only_the_failed_batch_fails_and_its_followers_arrive_in_order() {
 
 #[test]
 fn d1_11_a_batch_that_is_too_large_is_split_in_order() {
-    let mut rig = Rig::granted(ProducerSettings { linger: ms(1_000), ..Default::default() });
+    split_with(crate::config::Compression::None);
+    #[cfg(feature = "lz4")]
+    split_with(crate::config::Compression::Lz4);
+}
+
+fn split_with(compression: crate::config::Compression) {
+    let mut rig = Rig::granted(ProducerSettings { linger: ms(1_000), compression, ..Default::default() });
     (0..10).for_each(|i| rig.send(0, &i.to_string()));
     rig.produce.flush(P);
     let sent = rig.call(B1).unwrap();

@@ -79,8 +79,8 @@ impl Sent {
 
 pub fn values(batch: &[u8]) -> Vec<String> {
     let view = RecordSet::new(batch).next().unwrap().unwrap();
-    let mut unpacked = Unpacked::default();
-    let records = view.records(&mut Decompressor::default(), &mut unpacked).unwrap();
+    let mut unpacked = Unpacked::new();
+    let records = view.records(&mut Decompressor::new(1 << 20), &mut unpacked).unwrap();
     records.map(|record| String::from_utf8(record.unwrap().value().unwrap().to_vec()).unwrap()).collect()
 }
 

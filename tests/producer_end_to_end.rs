@@ -1,0 +1,443 @@
+//! The producer, through a threaded engine, against the embedded broker over TCP, on both backends.
+
+#![cfg(feature = "testkit")]
+#![allow(clippy::unwrap_used)] // a test's helpers are tests too
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ottla::batch::{Decompressor, RecordSet, Unpacked};
+use ottla::config::{Acks, BackendSetting, Compression, Cores, EngineSettings};
+use ottla::engine::Engine;
+use ottla::producer::{DeliveryError, Losses, Producer, Reason, Record, RejectReason};
+use ottla::testkit::broker::{Broker, Reaction, Rule, TopicSpec};
+use ottla::wire::{ApiKey, ErrorCode};
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn engine_on(broker: &Broker, backend: BackendSetting, change: impl FnOnce(&mut EngineSettings)) -> Engine {
+    let mut settings = EngineSettings {
+        bootstrap_servers: broker.bootstrap().split(',').map(str::to_owned).collect(),
+        request_timeout: Duration::from_secs(5),
+        retry_backoff: Duration::from_millis(5),
+        retry_backoff_max: Duration::from_millis(50),
+        reconnect_backoff: Duration::from_millis(5),
+        reconnect_backoff_max: Duration::from_millis(50),
+        backend,
+        seed: Some(11),
+        ..Default::default()
+    };
+    change(&mut settings);
+    Engine::builder().settings(settings).build().unwrap()
+}
+
+fn engine(broker: &Broker) -> Engine {
+    engine_on(broker, BackendSetting::Auto, |_| {})
+}
+
+/// Both backends where this machine has them.
+fn backends() -> Vec<BackendSetting> {
+    let mut all = vec![BackendSetting::Epoll];
+    if ottla::ring::probe(ottla::ring::BackendChoice::IoUring).io_uring.is_ok() {
+        all.push(BackendSetting::IoUring);
+    }
+    all
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Got {
+    offset: i64,
+    timestamp: i64,
+    key: Option<Vec<u8>>,
+    value: Option<String>,
+    headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+/// All records of a partition's log; CRCs are checked.
+fn log(broker: &Broker, topic: &str, partition: i32) -> Vec<Got> {
+    let mut got = Vec::new();
+    for bytes in broker.log(topic, partition) {
+        for batch in RecordSet::new(&bytes) {
+            let batch = batch.unwrap();
+            let mut unpacked = Unpacked::new();
+            for record in batch.records(&mut Decompressor::new(64 << 20), &mut unpacked).unwrap() {
+                let record = record.unwrap();
+                got.push(Got {
+                    offset: record.offset,
+                    timestamp: record.timestamp,
+                    key: record.key().map(<[u8]>::to_vec),
+                    value: record.value().map(|value| String::from_utf8(value.to_vec()).unwrap()),
+                    headers: record
+                        .headers()
+                        .map(|header| header.unwrap())
+                        .map(|header| (header.key_str().unwrap().to_owned(), header.value.map(<[u8]>::to_vec)))
+                        .collect(),
+                });
+            }
+        }
+    }
+    got
+}
+
+fn values(broker: &Broker, topic: &str, partition: i32) -> Vec<String> {
+    log(broker, topic, partition).into_iter().filter_map(|got| got.value).collect()
+}
+
+#[track_caller]
+fn flushed(producer: &Producer) {
+    let done = producer.flush(LONG);
+    assert_eq!(done, Ok(Losses { failed: 0, unknown: 0 }), "{:?}", producer.engine().stats());
+}
+
+#[test]
+fn one_record_there_and_acknowledged_on_every_backend() {
+    for backend in backends() {
+        let broker = Broker::builder().topic("t", 1).start().unwrap();
+        let engine = engine_on(&broker, backend, |_| {});
+        let producer = engine.producer().build().unwrap();
+        let record =
+            Record::to("t").key("k").value("hello").header("h", "1").header_or_null("n", None).header("h", "2");
+        let at = producer.submit(record.timestamp(1_700_000_000_123)).unwrap().wait().unwrap();
+        assert_eq!((at.partition, at.offset, at.timestamp_ms), (0, Some(0), 1_700_000_000_123));
+        let got = log(&broker, "t", 0);
+        assert_eq!(got.len(), 1);
+        assert_eq!(got[0].key.as_deref(), Some(&b"k"[..]));
+        assert_eq!(got[0].value.as_deref(), Some("hello"));
+        assert_eq!(got[0].timestamp, 1_700_000_000_123);
+        let header = |name: &str, value: Option<&str>| (name.to_owned(), value.map(|v| v.as_bytes().to_vec()));
+        assert_eq!(got[0].headers, [header("h", Some("1")), header("n", None), header("h", Some("2"))]);
+        engine.close(LONG).unwrap();
+    }
+}
+
+#[test]
+fn thousands_of_records_arrive_once_and_in_order_with_every_codec_on_every_backend() {
+    for backend in backends() {
+        let broker = Broker::builder().topic("t", 4).start().unwrap();
+        let engine = engine_on(&broker, backend, |_| {});
+        let mut expected: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+        for compression in
+            [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd]
+        {
+            let producer = engine.producer().compression(compression).batch_size(10_000).build().unwrap();
+            for i in 0..5_000 {
+                let partition = i % 4;
+                let value = format!("{compression:?}-{i}");
+                producer.send(Record::to("t").partition(partition).value(&value)).unwrap();
+                expected.entry(partition).or_default().push(value);
+            }
+            flushed(&producer);
+        }
+        for (partition, expected) in expected {
+            assert_eq!(values(&broker, "t", partition), expected);
+        }
+        engine.close(LONG).unwrap();
+    }
+}
+
+#[test]
+fn keyed_records_go_where_javas_partitioner_puts_them() {
+    let broker = Broker::builder().topic("t", 7).start().unwrap();
+    let engine = engine(&broker);
+    engine.topic_info("t", LONG).unwrap();
+    let producer = engine.producer().build().unwrap();
+    // Java: Utils.toPositive(Utils.murmur2(key)) % 7.
+    for (key, hash) in [("21", -973_932_308i32), ("foobar", -790_332_482), ("a-little-bit-long-string", -985_981_536)] {
+        let at = producer.submit(Record::to("t").key(key).value("v")).unwrap().wait().unwrap();
+        assert_eq!(at.partition, (hash & i32::MAX) % 7, "{key}");
+    }
+    engine.close(LONG).unwrap();
+}
+
+#[test]
+fn r07_records_of_a_topic_that_appears_later_arrive_in_order() {
+    let broker = Broker::builder().start().unwrap();
+    let engine = engine_on(&broker, BackendSetting::Auto, |settings| settings.allow_auto_create_topics = false);
+    let producer = engine.producer().build().unwrap();
+    for i in 0..100 {
+        producer.send(Record::to("late").key("k").value(&i.to_string())).unwrap();
+    }
+    assert!(producer.flush(Duration::from_millis(50)).is_err());
+    broker.create_topic(&TopicSpec::new("late", 3)).unwrap();
+    for i in 100..200 {
+        producer.send(Record::to("late").key("k").value(&i.to_string())).unwrap();
+    }
+    flushed(&producer);
+    let all: Vec<_> = (0..3).map(|partition| values(&broker, "late", partition)).filter(|v| !v.is_empty()).collect();
+    assert_eq!(all, [(0..200).map(|i| i.to_string()).collect::<Vec<_>>()]);
+    engine.close(LONG).unwrap();
+}
+
+#[test]
+fn r05_callbacks_run_in_poll_in_order_and_exactly_once() {
+    let broker = Broker::builder().topic("t", 1).start().unwrap();
+    let engine = engine(&broker);
+    let producer = engine.producer().batch_count_max(Some(10)).build().unwrap();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    for i in 0..1_000i64 {
+        let heard = Arc::clone(&heard);
+        let record = Record::to("t").partition(0).value("v");
+        producer.send_with(record, move |result| heard.lock().unwrap().push((i, result.unwrap().offset))).unwrap();
+    }
+    flushed(&producer);
+    assert_eq!(*heard.lock().unwrap(), (0..1_000).map(|i| (i, Some(i))).collect::<Vec<_>>());
+    assert_eq!(producer.poll(), 0);
+    engine.close(LONG).unwrap();
+}
+
+#[test]
+fn acks_0_and_1_arrive_too() {
+    let broker = Broker::builder().topic("t", 1).start().unwrap();
+    let engine = engine(&broker);
+    for acks in [Acks::None, Acks::Leader] {
+        let producer = engine.producer().acks(acks).idempotence(false).build().unwrap();
+        let at = producer.submit(Record::to("t").partition(0).value("v")).unwrap().wait().unwrap();
+        assert_eq!(at.offset.is_some(), acks == Acks::Leader);
+    }
+    assert!(broker.wait_until(LONG, |core| {
+        core.cluster.partition("t", 0).is_some_and(|partition| partition.log.next_offset() == 2)
+    }));
+    engine.close(LONG).unwrap();
+}
+
+#[test]
+fn d1_01_retriable_errors_and_lost_answers_lose_and_duplicate_nothing() {
+    let reactions = [
+        Reaction::Error(ErrorCode::NotEnoughReplicas),
+        Reaction::ErrorAfter(ErrorCode::NotEnoughReplicasAfterAppend),
+        Reaction::ErrorAfter(ErrorCode::RequestTimedOut),
+        Reaction::Error(ErrorCode::UnknownTopicOrPartition),
+        Reaction::DropBefore,
+        Reaction::DropAfter,
+        Reaction::Truncate(9),
+        Reaction::WrongCorrelation,
+    ];
+    for reaction in reactions {
+        let broker = Broker::builder().topic("t", 2).start().unwrap();
+        let engine = engine(&broker);
+        let name = reaction.name();
+        broker.rule(Rule::new(reaction).api(ApiKey::Produce).percent(20));
+        let producer = engine.producer().batch_count_max(Some(20)).build().unwrap();
+        for i in 0..2_000 {
+            producer.send(Record::to("t").partition(i % 2).value(&i.to_string())).unwrap();
+        }
+        flushed(&producer);
+        for partition in 0..2 {
+            let expected: Vec<_> = (partition..2_000).step_by(2).map(|i| i.to_string()).collect();
+            let got = values(&broker, "t", partition);
+            let differ = got.iter().zip(&expected).position(|(got, expected)| got != expected);
+            assert!(got == expected, "{name}: {} records, differ at {differ:?}", got.len());
+        }
+        engine.close(LONG).unwrap();
+    }
+}
+
+#[test]
+fn d1_13_leaders_move_under_load_and_order_holds() {
+    let broker = Broker::builder().brokers(3).topic_with(TopicSpec::new("t", 3).replication(3)).start().unwrap();
+    let engine = engine(&broker);
+    let producer = engine.producer().batch_count_max(Some(50)).build().unwrap();
+    for i in 0..9_000 {
+        if i % 900 == 450 {
+            let move_no = i / 900;
+            broker.move_leader("t", move_no % 3, 1 + (move_no + 1) % 3);
+        }
+        producer.send(Record::to("t").partition(i % 3).value(&i.to_string())).unwrap();
+        if i % 300 == 0 {
+            flushed(&producer);
+        }
+    }
+    flushed(&producer);
+    for partition in 0..3 {
+        let expected: Vec<_> = (partition..9_000).step_by(3).map(|i| i.to_string()).collect();
+        assert_eq!(values(&broker, "t", partition), expected);
+    }
+    engine.close(LONG).unwrap();
+}
+
+#[test]
+fn d1_10_a_refused_batch_fails_alone() {
+    let broker = Broker::builder().topic("t", 1).start().unwrap();
+    let engine = engine(&broker);
+    let producer = engine.producer().batch_count_max(Some(1)).build().unwrap();
+    producer.submit(Record::to("t").partition(0).value("first")).unwrap().wait().unwrap();
+    broker.rule(Rule::new(Reaction::Error(ErrorCode::InvalidRecord)).api(ApiKey::Produce).times(1));
+    let sent: Vec<_> =
+        (0..5).map(|i| producer.submit(Record::to("t").partition(0).value(&i.to_string())).unwrap()).collect();
+    let outcomes: Vec<_> = sent.into_iter().map(|sent| sent.wait()).collect();
+    let lost: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.err()).collect();
+    assert_eq!(lost, [DeliveryError::Failed(Reason::Broker(ErrorCode::InvalidRecord))]);
+    assert_eq!(values(&broker, "t", 0).len(), 5);
+    engine.close(LONG).unwrap();
+}
+
+#[test]
+fn d1_11_a_batch_above_the_topics_limit_is_split_and_a_record_above_it_fails() {
+    let broker = Broker::builder();
+    let broker = broker.topic_with(TopicSpec::new("t", 1).config("max.message.bytes", "2000")).start().unwrap();
+    let engine = engine(&broker);
+    let producer = engine.producer().linger(Duration::from_millis(50)).build().unwrap();
+    let big = "x".repeat(300);
+    for i in 0..40 {
+        producer.send(Record::to("t").partition(0).value(&format!("{i}{big}"))).unwrap();
+    }
+    flushed(&producer);
+    assert_eq!(values(&broker, "t", 0), (0..40).map(|i| format!("{i}{big}")).collect::<Vec<_>>());
+    let huge = "x".repeat(5_000);
+    let outcome = producer.submit(Record::to("t").partition(0).value(&huge)).unwrap().wait();
+    assert!(matches!(outcome, Err(DeliveryError::Failed(Reason::TooLarge { raw, wire })) if raw > 5_000 && wire > raw));
+    let at = producer.submit(Record::to("t").partition(0).value("after")).unwrap().wait().unwrap();
+    assert_eq!(at.offset, Some(40));
+    engine.close(LONG).unwrap();
+}
+
+#[test]
+fn d1_12_a_broker_that_never_answers_ends_in_unknown_at_the_deadline() {
+    let broker = Broker::builder().topic("t", 1).start().unwrap();
+    let engine = engine(&broker);
+    let producer = engine.producer().delivery_timeout(Duration::from_millis(300)).build().unwrap();
+    producer.submit(Record::to("t").partition(0).value("first")).unwrap().wait().unwrap();
+    broker.rule(Rule::new(Reaction::BlackHole).api(ApiKey::Produce).times(1));
+    let started = Instant::now();
+    let outcome = producer.submit(Record::to("t").partition(0).value("lost")).unwrap().wait();
+    assert!(matches!(outcome, Err(DeliveryError::Unknown(Reason::Timeout(_)))), "{outcome:?}");
+    assert!(started.elapsed() < Duration::from_secs(4), "at the deadline, not at the request timeout");
+    engine.close(LONG).unwrap();
+}
+
+#[test]
+fn a_broker_that_stops_answering_is_left_after_the_request_timeout_and_nothing_is_lost() {
+    let broker = Broker::builder().topic("t", 1).start().unwrap();
+    let engine = engine_on(&broker, BackendSetting::Auto, |settings| {
+        settings.request_timeout = Duration::from_millis(300);
+    });
+    let producer = engine.producer().build().unwrap();
+    producer.submit(Record::to("t").partition(0).value("0")).unwrap().wait().unwrap();
+    broker.rule(Rule::new(Reaction::BlackHole).api(ApiKey::Produce).times(1));
+    let started = Instant::now();
+    for i in 1..100 {
+        producer.send(Record::to("t").partition(0).value(&i.to_string())).unwrap();
+    }
+    flushed(&producer);
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert_eq!(values(&broker, "t", 0), (0..100).map(|i| i.to_string()).collect::<Vec<_>>());
+    engine.close(LONG).unwrap();
+}
+
+#[test]
+fn d1_23_senders_beyond_the_buffer_wait_and_all_arrives() {
+    let broker = Broker::builder().topic("t", 2).start().unwrap();
+    let engine = engine_on(&broker, BackendSetting::Auto, |settings| settings.buffer_memory = 64 << 10);
+    let producer = engine.producer().linger(Duration::from_secs(20)).build().unwrap();
+    let big = "x".repeat(1_000);
+    let threads: Vec<_> = (0..4)
+        .map(|thread| {
+            let (mut lane, big) = (producer.lane(), big.clone());
+            std::thread::spawn(move || {
+                for i in 0..200 {
+                    lane.send(Record::to("t").partition(thread % 2).value(&format!("{thread}-{i}-{big}"))).unwrap();
+                }
+                lane.flush(LONG).unwrap()
+            })
+        })
+        .collect();
+    for thread in threads {
+        assert_eq!(thread.join().unwrap(), Losses { failed: 0, unknown: 0 });
+    }
+    for thread in 0..4 {
+        let mine: Vec<_> = values(&broker, "t", thread % 2)
+            .into_iter()
+            .filter(|value| value.starts_with(&format!("{thread}-")))
+            .collect();
+        assert_eq!(mine, (0..200).map(|i| format!("{thread}-{i}-{big}")).collect::<Vec<_>>());
+    }
+    engine.close(LONG).unwrap();
+}
+
+#[test]
+fn r06_try_send_never_waits_and_gives_the_record_back() {
+    let broker = Broker::builder().topic("t", 1).start().unwrap();
+    let engine = engine_on(&broker, BackendSetting::Auto, |settings| settings.buffer_memory = 64 << 10);
+    broker.rule(Rule::new(Reaction::BlackHole).api(ApiKey::Produce));
+    let producer = engine.producer().delivery_timeout(Duration::from_millis(500)).build().unwrap();
+    let value = "x".repeat(8_000);
+    let mut refused = None;
+    for _ in 0..100 {
+        if let Err(rejected) = producer.try_send(Record::to("t").partition(0).value(&value)) {
+            refused = Some((rejected.record, rejected.reason));
+            break;
+        }
+    }
+    assert_eq!(refused, Some((Record::to("t").partition(0).value(&value), RejectReason::Full)));
+    let losses = producer.flush(LONG).unwrap();
+    assert!(losses.failed + losses.unknown > 0);
+    engine.close(LONG).unwrap();
+}
+
+#[test]
+fn d1_24_close_gives_every_record_one_outcome_and_later_sends_are_refused() {
+    let broker = Broker::builder().topic("t", 1).start().unwrap();
+    let engine = engine(&broker);
+    let producer = engine.producer().linger(Duration::from_secs(20)).build().unwrap();
+    let heard = Arc::new(Mutex::new(0));
+    for _ in 0..100 {
+        let heard = Arc::clone(&heard);
+        producer
+            .send_with(Record::to("t").value("v"), move |result| {
+                result.unwrap();
+                *heard.lock().unwrap() += 1;
+            })
+            .unwrap();
+    }
+    producer.close(LONG).unwrap();
+    assert_eq!(*heard.lock().unwrap(), 100);
+    let late = producer.send(Record::to("t").value("late")).unwrap_err();
+    assert_eq!(late.reason, RejectReason::Closed);
+    engine.close(LONG).unwrap();
+    assert_eq!(values(&broker, "t", 0).len(), 100);
+}
+
+#[test]
+fn d1_24_closing_the_engine_settles_what_lingers() {
+    let broker = Broker::builder().topic("t", 1).start().unwrap();
+    let engine = engine(&broker);
+    let producer = engine.producer().linger(Duration::from_secs(20)).build().unwrap();
+    for i in 0..50 {
+        producer.send(Record::to("t").partition(0).value(&i.to_string())).unwrap();
+    }
+    engine.close(LONG).unwrap();
+    assert_eq!(values(&broker, "t", 0).len(), 50);
+    assert!(producer.send(Record::to("t").value("late")).is_err());
+}
+
+#[test]
+fn several_shards_share_the_partitions_and_lose_nothing() {
+    let broker = Broker::builder().brokers(2).topic("t", 8).start().unwrap();
+    let engine = engine_on(&broker, BackendSetting::Auto, |settings| settings.cores = Cores::count(3));
+    engine.topic_info("t", LONG).unwrap();
+    let producer = engine.producer().build().unwrap();
+    for i in 0..8_000 {
+        producer.send(Record::to("t").partition(i % 8).value(&i.to_string())).unwrap();
+    }
+    flushed(&producer);
+    for partition in 0..8 {
+        let expected: Vec<_> = (partition..8_000).step_by(8).map(|i| i.to_string()).collect();
+        assert_eq!(values(&broker, "t", partition), expected);
+    }
+    engine.close(LONG).unwrap();
+}
+
+#[test]
+fn d1_21_a_throttled_connection_is_silent_and_nothing_is_lost() {
+    let broker = Broker::builder().topic("t", 1).start().unwrap();
+    let engine = engine(&broker);
+    broker.rule(Rule::new(Reaction::Throttle(Duration::from_millis(200))).api(ApiKey::Produce).times(1));
+    let producer = engine.producer().linger(Duration::ZERO).build().unwrap();
+    for i in 0..500 {
+        producer.send(Record::to("t").partition(0).value(&i.to_string())).unwrap();
+    }
+    flushed(&producer);
+    assert_eq!(values(&broker, "t", 0), (0..500).map(|i| i.to_string()).collect::<Vec<_>>());
+    engine.close(LONG).unwrap();
+}
