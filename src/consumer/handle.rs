@@ -78,6 +78,9 @@ pub struct Consumer {
     generation: u32,
     ready: VecDeque<Ready>,
     current: Option<Chunk>,
+    /// Something was read, and since then there was a time with nothing to read.
+    has_read: bool,
+    waited: bool,
     /// Partitions with batches that are not done.
     unsettled: BTreeSet<Tp>,
     decompressor: Decompressor,
@@ -104,6 +107,8 @@ impl Consumer {
             generation: 0,
             ready: VecDeque::new(),
             current: None,
+            has_read: false,
+            waited: false,
             unsettled: BTreeSet::new(),
             decompressor: Decompressor::new(limit),
             spares: Arc::default(),
@@ -148,6 +153,8 @@ impl Consumer {
             if state.failed().poll_set(context).is_ready() || state.ended().poll_set(context).is_ready() {
                 return Poll::Ready(Err(self.wiring.engine.shared().gone().into()));
             }
+            // Before anything was read there is no telling whether the link or the reader is the slower one.
+            self.waited |= self.has_read;
             self.waiters.register(context.waker());
             self.sleeper.prepare(Time::NEVER);
             if !self.events.has_items() {
@@ -364,7 +371,9 @@ impl Consumer {
                     state.high_watermark = Some(chunk.high_watermark);
                     let (consumer, bytes, shard) = (self.wiring.consumer, chunk.records().len(), state.shard);
                     // Only an engine that is gone refuses, and the next poll says so.
-                    let _ = self.tell(shard, FetchCommand::Taken { consumer, tp, generation, bytes });
+                    let waited = std::mem::take(&mut self.waited);
+                    let _ = self.tell(shard, FetchCommand::Taken { consumer, tp, generation, bytes, waited });
+                    self.has_read = true;
                     self.current = Some(chunk);
                 }
                 Ready::Refused { tp, generation, why, stopped } => {

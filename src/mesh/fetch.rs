@@ -56,6 +56,8 @@ pub enum FetchCommand {
         generation: u32,
         /// Bytes.
         bytes: usize,
+        /// The consumer had nothing to read before it came.
+        waited: bool,
     },
     /// The consumer is gone.
     RemoveConsumer {

@@ -23,11 +23,15 @@ const LARGE_FROM_BYTES: usize = 256 << 10;
 const LARGE_STEP_BYTES: usize = 256 << 10;
 /// Free slabs kept at most.
 const KEPT_MAX: usize = 16;
+/// A free slab that none of so many answers could use is given back to the allocator.
+const KEPT_TAKES: u64 = 16;
 
 /// One shard's slabs.
 #[derive(Debug)]
 pub struct SlabPool {
-    free: Vec<Vec<u8>>,
+    /// With the count of takes when they came home.
+    free: Vec<(u64, Vec<u8>)>,
+    takes: u64,
     /// Bytes of [`SlabPool::free`].
     kept_bytes: usize,
     home: MailboxSender<Vec<u8>>,
@@ -41,7 +45,7 @@ impl SlabPool {
     /// A pool with a budget of `capacity_bytes`, for the thread that `doorbell` wakes.
     pub fn new(capacity_bytes: usize, doorbell: Doorbell, medium: &Medium) -> Self {
         let (home, returns) = mailbox(doorbell, medium);
-        Self { free: Vec::new(), kept_bytes: 0, home, returns, capacity_bytes, used_bytes: 0 }
+        Self { free: Vec::new(), takes: 0, kept_bytes: 0, home, returns, capacity_bytes, used_bytes: 0 }
     }
 
     /// Takes back what came home. True when something did: refused reservations may succeed now.
@@ -86,10 +90,11 @@ impl SlabPool {
         self.release(reserved);
         // The smallest that fits and does not waste more than as much again.
         let fits = |memory: &Vec<u8>| memory.len() >= size && memory.len() <= 2 * size.max(STEP_BYTES);
-        let best = (0..self.free.len()).filter(|at| fits(&self.free[*at])).min_by_key(|at| self.free[*at].len());
+        let all = 0..self.free.len();
+        let best = all.filter(|at| fits(&self.free[*at].1)).min_by_key(|at| self.free[*at].1.len());
         let memory = match best {
             Some(at) => {
-                let memory = self.free.swap_remove(at);
+                let (_, memory) = self.free.remove(at);
                 self.kept_bytes -= memory.len();
                 memory
             }
@@ -99,6 +104,13 @@ impl SlabPool {
             }
         };
         self.used_bytes += memory.len();
+        self.takes += 1;
+        while let Some((came, memory)) = self.free.first()
+            && came + KEPT_TAKES < self.takes
+        {
+            self.kept_bytes -= memory.len();
+            self.free.remove(0);
+        }
         Slab { memory, filled: 0, home: self.home.clone() }
     }
 
@@ -108,11 +120,11 @@ impl SlabPool {
             return;
         }
         if self.free.len() == KEPT_MAX {
-            let oldest = self.free.remove(0);
+            let (_, oldest) = self.free.remove(0);
             self.kept_bytes -= oldest.len();
         }
         self.kept_bytes += memory.len();
-        self.free.push(memory);
+        self.free.push((self.takes, memory));
     }
 }
 
@@ -202,6 +214,19 @@ mod tests {
         pool.collect();
         assert_eq!(pool.free_bytes(), 1 << 20);
         assert_eq!(pool.kept_bytes, 0, "too large to keep");
+    }
+
+    #[test]
+    fn slabs_that_nobody_uses_are_given_back() {
+        let mut pool = pool(64 << 20);
+        drop(pool.take(4 << 20, 0));
+        pool.collect();
+        assert_eq!(pool.kept_bytes, 4 << 20);
+        for _ in 0..=KEPT_TAKES {
+            drop(pool.take(100, 0));
+            pool.collect();
+        }
+        assert_eq!(pool.kept_bytes, 4 << 10);
     }
 
     #[test]

@@ -100,9 +100,9 @@ impl FetchLanes {
                     lane.fetcher.pause(tp, paused);
                 }
             }
-            FetchCommand::Taken { consumer, tp, generation, bytes } => {
+            FetchCommand::Taken { consumer, tp, generation, bytes, waited } => {
                 if let Some(lane) = self.lanes.get_mut(&consumer) {
-                    lane.fetcher.taken(tp, generation, bytes);
+                    lane.fetcher.taken(tp, generation, bytes, waited);
                 }
             }
             FetchCommand::RemoveConsumer { consumer } => {

@@ -94,7 +94,10 @@ impl Unpacked {
         let need = self.filled + want;
         if need > self.memory.len() {
             let doubled = (self.memory.len() * 2).min(self.limit.saturating_add(SLACK_BYTES));
-            self.memory.resize(need.max(doubled).max(GROWTH_BYTES_MIN), 0);
+            // Fresh zeroed memory is only touched when it is written: the larger half may never be.
+            let mut grown = vec![0; need.max(doubled).max(GROWTH_BYTES_MIN)];
+            grown[..self.filled].copy_from_slice(&self.memory[..self.filled]);
+            self.memory = grown;
         }
     }
 }

@@ -43,6 +43,8 @@ pub(super) struct Cursor {
     pub(super) queued_bytes: usize,
     /// `partition_max_bytes` of the next request.
     pub(super) bytes_max: i32,
+    /// The last answer was as large as it may be.
+    pub(super) full: bool,
     /// Left out of the session because the consumer does not keep up.
     pub(super) held: bool,
     pub(super) wait_until: Time,
@@ -74,6 +76,7 @@ impl Cursor {
             start => At::Nowhere(start),
         };
         self.queued_bytes = 0;
+        self.full = false;
         self.held = false;
         self.wait_until = Time::ZERO;
         self.backoff.reset();

@@ -120,6 +120,7 @@ impl Fetcher {
             leader: None,
             leader_epoch: -1,
             queued_bytes: 0,
+            full: false,
             bytes_max: self.settings.max_partition_fetch_bytes,
             held: false,
             wait_until: Time::ZERO,
@@ -148,12 +149,17 @@ impl Fetcher {
         }
     }
 
-    /// The consumer took `bytes` of what was given out for this generation.
-    pub fn taken(&mut self, tp: Tp, generation: u32, bytes: usize) {
+    /// The consumer took `bytes` of what was given out for this generation. If it `waited` for them and they were all that
+    /// one answer may bring, the next answer may bring more: the link is what keeps it.
+    pub fn taken(&mut self, tp: Tp, generation: u32, bytes: usize, waited: bool) {
         if let Some(cursor) = self.cursors.get_mut(&tp)
             && cursor.generation == generation
         {
             cursor.queued_bytes = cursor.queued_bytes.saturating_sub(bytes);
+            if waited && cursor.full {
+                let grown = cursor.bytes_max.saturating_mul(2).min(self.settings.max_partition_fetch_bytes_grown);
+                cursor.bytes_max = grown.max(cursor.bytes_max);
+            }
             self.touch(tp);
         }
     }
@@ -558,10 +564,7 @@ impl Fetcher {
         }
         cursor.told = Told::Nothing;
         cursor.queued_bytes += records.len();
-        if records.len() >= cursor.bytes_max as usize / 4 * 3 {
-            let grown = cursor.bytes_max.saturating_mul(2).min(self.settings.max_partition_fetch_bytes_grown);
-            cursor.bytes_max = grown.max(cursor.bytes_max);
-        }
+        cursor.full = records.len() >= cursor.bytes_max as usize / 4 * 3;
         let aborted = if self.settings.isolation_level == IsolationLevel::ReadCommitted {
             data.aborted_transactions.unwrap_or_default()
         } else {

@@ -44,7 +44,9 @@ fn tp(partition: i32) -> Tp {
 /// A batch with the given offsets, in the place that `base` says.
 fn batch(codec: Codec, base: i64, count: i64, stamp: Stamp) -> Vec<u8> {
     let (pool, codecs) = (ChunkPool::new(1 << 20), Codecs::new());
-    let mut builder = BatchBuilder::new(&BatchSettings::with_codec(codec), &pool, &codecs).unwrap();
+    let settings =
+        BatchSettings { size_bytes_max: 16 << 20, raw_bytes_max: 16 << 20, ..BatchSettings::with_codec(codec) };
+    let mut builder = BatchBuilder::new(&settings, &pool, &codecs).unwrap();
     for offset in base..base + count {
         let mut body = Vec::new();
         encode_body(Some(b"k"), Some(format!("value {offset}").as_bytes()), std::iter::empty(), &mut body);
@@ -321,7 +323,7 @@ fn d2_33_fetching_goes_on_behind_the_last_offset_whatever_the_batch_holds() {
     let data = bed.data();
     assert_eq!((data[0].offset, data[0].next_offset), (0, 51));
     assert_eq!(offsets_of(data[0].clone(), IsolationLevel::ReadUncommitted), (vec![0, 1, 2], None, 51));
-    bed.fetcher.taken(tp(0), 1, 1 << 20);
+    bed.fetcher.taken(tp(0), 1, 1 << 20, false);
     assert_eq!(asked(&bed.fetch(ONE)), [(0, 51)]);
 }
 
@@ -347,8 +349,8 @@ fn d2_34_a_broken_batch_is_an_error_in_its_place_and_stops_the_partition() {
     let (found, error, position) = offsets_of(data[0].clone(), IsolationLevel::ReadCommitted);
     assert_eq!((found.len(), position), (10, 10), "what came before is given out, the position stays in front of it");
     assert!(error.unwrap().contains("offset 10"));
-    bed.fetcher.taken(tp(0), 1, 1 << 20);
-    bed.fetcher.taken(tp(1), 1, 1 << 20);
+    bed.fetcher.taken(tp(0), 1, 1 << 20, false);
+    bed.fetcher.taken(tp(1), 1, 1 << 20, false);
     let next = bed.fetch(ONE);
     assert_eq!((asked(&next), forgotten(&next)), (vec![(1, 1)], vec![0]), "no endless refetch, others go on");
     bed.answer(ONE, 5, Vec::new());
@@ -366,7 +368,7 @@ fn d2_35_a_trailing_partial_batch_is_asked_for_again() {
     let data = bed.data();
     assert_eq!(data[0].next_offset, 10);
     assert_eq!(offsets_of(data[0].clone(), IsolationLevel::ReadCommitted), ((0..10).collect(), None, 10));
-    bed.fetcher.taken(tp(0), 1, 1 << 20);
+    bed.fetcher.taken(tp(0), 1, 1 << 20, false);
     assert_eq!(asked(&bed.fetch(ONE)), [(0, 10)]);
 }
 
@@ -379,7 +381,7 @@ fn d2_36_a_first_batch_over_every_limit_is_delivered_and_one_that_is_cut_off_is_
     assert!(large.len() > 100 << 10);
     bed.answer(ONE, 5, vec![records(0, large.clone())]);
     assert_eq!(bed.data()[0].next_offset, 6_000);
-    bed.fetcher.taken(tp(0), 1, large.len());
+    bed.fetcher.taken(tp(0), 1, large.len(), false);
     bed.fetch(ONE);
     bed.answer(ONE, 5, vec![records(0, large[..2_000].to_vec())]);
     let [Output::Refused { why: Refusal::Oversized { offset: 6_000, have: 2_000, want }, stopped: true, .. }] =
@@ -488,7 +490,7 @@ fn d2_42_a_leader_that_moves_disturbs_only_its_partition() {
     // At once, without a metadata round trip, with the new epoch.
     let request = bed.fetch(TWO);
     assert_eq!((asked(&request), request.topics[0].partitions[0].current_leader_epoch), (vec![(0, 0)], 2));
-    bed.fetcher.taken(tp(1), 1, 1 << 20);
+    bed.fetcher.taken(tp(1), 1, 1 << 20, false);
     let next = bed.fetch(ONE);
     assert_eq!((asked(&next), forgotten(&next)), (vec![(1, 4)], vec![0]));
     // Metadata that is older than the hint changes nothing; newer does.
@@ -496,7 +498,7 @@ fn d2_42_a_leader_that_moves_disturbs_only_its_partition() {
     bed.answer(TWO, 6, vec![records(0, plain(0, 4))]);
     assert_eq!(bed.data().len(), 1);
     bed.metadata(ID, &[1, 1], 3);
-    bed.fetcher.taken(tp(0), 1, 1 << 20);
+    bed.fetcher.taken(tp(0), 1, 1 << 20, false);
     assert!(bed.call(TWO).is_none());
 }
 
@@ -523,7 +525,7 @@ fn d2_47_sessions_name_only_what_changed_and_a_lost_one_costs_a_full_request_and
     let full = bed.fetch(ONE);
     assert_eq!((full.session_id, full.session_epoch, asked(&full).len()), (0, 0, 3));
     bed.answer(ONE, 77, vec![records(1, plain(0, 10))]);
-    bed.fetcher.taken(tp(1), 1, 1 << 20);
+    bed.fetcher.taken(tp(1), 1, 1 << 20, false);
     let next = bed.fetch(ONE);
     assert_eq!((next.session_id, next.session_epoch), (77, 1));
     assert_eq!(asked(&next), [(1, 10)]);
@@ -652,7 +654,7 @@ fn d2_50_one_partition_in_trouble_and_one_dead_broker_delay_nobody_else() {
         answer.push(records(1, plain(round * 2, 2)));
         bed.answer(ONE, 5, answer);
         delivered += bed.data().len();
-        bed.fetcher.taken(tp(1), 1, 1 << 20);
+        bed.fetcher.taken(tp(1), 1, 1 << 20, false);
         let next = bed.fetch(ONE);
         requests += u32::from(asked(&next).iter().any(|(partition, _)| *partition == 0));
         bed.wait(5);
@@ -683,7 +685,7 @@ fn d2_53_a_partition_nobody_takes_is_left_out_and_others_flow() {
         for data in bed.data() {
             if data.tp == tp(1) {
                 fast += 1;
-                bed.fetcher.taken(tp(1), 1, data.records.len());
+                bed.fetcher.taken(tp(1), 1, data.records.len(), false);
             } else {
                 slow += 1;
             }
@@ -693,7 +695,7 @@ fn d2_53_a_partition_nobody_takes_is_left_out_and_others_flow() {
     assert_eq!(fast, 10);
     assert!((1..=4).contains(&slow) && left >= 6, "slow {slow} left out {left}");
     // Taken at last: back in, at half.
-    bed.fetcher.taken(tp(0), 1, usize::MAX);
+    bed.fetcher.taken(tp(0), 1, usize::MAX, false);
     bed.answer(ONE, 5, Vec::new());
     let next = bed.fetch(ONE);
     let back = next.topics[0].partitions.iter().find(|partition| partition.partition == 0).unwrap();
@@ -726,10 +728,15 @@ fn r09_a_request_asks_for_no_more_than_its_grant_and_waits_without_one() {
         }
         other => panic!("{other:?}"),
     }
-    // A partition that fills its answers gets more, up to its limit.
-    bed.answer(ONE, 5, vec![records(0, batch(Codec::None, 0, 40_000, Stamp::NONE))]);
-    bed.fetcher.taken(tp(0), 1, usize::MAX);
-    assert_eq!(bed.fetch(ONE).topics[0].partitions[0].partition_max_bytes, 2 << 20);
+    // A partition that fills its answers gets more, up to its limit, if its consumer waits for them.
+    let mut base = 0;
+    for (waited, then) in [(false, 1 << 20), (true, 2 << 20), (true, 4 << 20), (true, 4 << 20)] {
+        let count = 40_000 * (1 + i64::from(then == 4 << 20) * 3);
+        bed.answer(ONE, 5, vec![records(0, batch(Codec::None, base, count, Stamp::NONE))]);
+        base += count;
+        bed.fetcher.taken(tp(0), 1, usize::MAX, waited);
+        assert_eq!(bed.fetch(ONE).topics[0].partitions[0].partition_max_bytes, then);
+    }
 }
 
 #[test]
