@@ -47,3 +47,8 @@ pub mod cli;
 
 #[cfg(feature = "testkit")]
 pub mod testkit;
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
