@@ -93,13 +93,13 @@ fn describe(session: &Session, names: Vec<String>, output: &Output) -> Result<()
     let described = session.admin().describe_topics(names).wait().map_err(Failure::failed)?;
     let mut trouble = Vec::new();
     let mut shown = Vec::new();
-    for (name, outcome) in described {
+    for (_, outcome) in described {
         match outcome {
             Ok(topic) => {
                 let spans = spans(session, &topic).map_err(Failure::failed)?;
                 shown.push((topic, spans));
             }
-            Err(error) => trouble.push(format!("{}: {error}", name.escape_debug())),
+            Err(error) => trouble.push(error.to_string()),
         }
     }
     if output.json {
