@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use super::time::Time;
@@ -19,6 +20,8 @@ pub trait Weather: Send + Sync {
     fn delay(&self) -> Duration;
     /// Gives the party a turn at `at`, since something becomes visible to it then.
     fn look_again(&self, at: Time);
+    /// Calls `waker` at `at`: for queues whose reader is not one party but whoever registered with the queue.
+    fn call_at(&self, at: Time, waker: Waker);
 }
 
 /// What lies between a reading party and everyone who writes to it. Each queue gets the medium of its *reader*.
@@ -43,7 +46,21 @@ impl Medium {
 
     /// A gate for one queue.
     pub fn gate(&self) -> Gate {
-        Gate(self.0.as_ref().map(|weather| Box::new(Held { weather: weather.clone(), due: VecDeque::new(), shown: 0 })))
+        self.gate_calling(None)
+    }
+
+    /// A gate for a queue whose readers wait with wakers: `waker` reaches them all when something becomes visible. Made by
+    /// [`crate::mesh`]'s queues, only in the simulator.
+    pub fn gate_waking(&self, waker: impl FnOnce() -> Waker) -> Gate {
+        self.gate_calling(self.is_simulated().then(waker))
+    }
+
+    fn gate_calling(&self, waker: Option<Waker>) -> Gate {
+        Gate(
+            self.0
+                .as_ref()
+                .map(|weather| Box::new(Held { weather: weather.clone(), due: VecDeque::new(), shown: 0, waker })),
+        )
     }
 }
 
@@ -62,6 +79,7 @@ struct Held {
     /// (when, how many of all pushes are visible from then on), both rising.
     due: VecDeque<(Time, u64)>,
     shown: u64,
+    waker: Option<Waker>,
 }
 
 impl Gate {
@@ -97,7 +115,10 @@ impl Held {
             latest = latest.max(now + self.weather.delay());
             self.due.push_back((latest, pushed));
             if latest > now {
-                self.weather.look_again(latest);
+                match &self.waker {
+                    Some(waker) => self.weather.call_at(latest, waker.clone()),
+                    None => self.weather.look_again(latest),
+                }
             }
         }
         while let Some((when, count)) = self.due.front().copied()
@@ -146,6 +167,9 @@ pub(crate) mod tests {
         }
         fn look_again(&self, at: Time) {
             self.0.lock().unwrap().2.push(at);
+        }
+        fn call_at(&self, at: Time, _: Waker) {
+            self.look_again(at);
         }
     }
 

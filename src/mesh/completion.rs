@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use crate::base::gate::{Gate, Medium};
 use crate::base::sync::atomic::{AtomicBool, Ordering, fence};
@@ -16,13 +16,24 @@ use crate::base::sync::{Arc, Mutex, Waiters, lock};
 pub fn completions<T>(capacity: usize, medium: &Medium) -> (CompletionWriter<T>, CompletionReader<T>) {
     let (items, queue) = rtrb::RingBuffer::new(capacity.max(1));
     let shared =
-        Arc::new(Shared { waiters: Waiters::new(), ended: AtomicBool::new(false), left: Mutex::new(VecDeque::new()) });
+        Arc::new(Shared { waiters: Arc::default(), ended: AtomicBool::new(false), left: Mutex::new(VecDeque::new()) });
+    let waiters = shared.waiters.clone();
+    let gate = medium.gate_waking(|| Waker::from(std::sync::Arc::new(Nudge(waiters))));
     let writer = CompletionWriter { items, overflow: VecDeque::new(), shared: shared.clone() };
-    (writer, CompletionReader { queue, popped: 0, shared, gate: medium.gate() })
+    (writer, CompletionReader { queue, popped: 0, shared, gate })
+}
+
+/// Wakes those who wait when the simulator shows them more.
+struct Nudge(Arc<Waiters>);
+
+impl std::task::Wake for Nudge {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.wake_all();
+    }
 }
 
 struct Shared<T> {
-    waiters: Waiters,
+    waiters: Arc<Waiters>,
     /// The writer is gone; `left` is final.
     ended: AtomicBool,
     /// What a writer that is gone could not push.

@@ -3,6 +3,8 @@
 //! protocol above (one command per topic, transaction step or call).
 
 use std::fmt;
+use std::sync::Arc;
+use std::task::{Wake, Waker};
 
 use super::sleep::Doorbell;
 use crate::base::gate::{Gate, Medium};
@@ -11,13 +13,25 @@ use crate::base::sync::atomic::{Ordering, fence};
 /// Makes a mailbox of the thread that `doorbell` wakes and whose medium `medium` is.
 pub fn mailbox<T>(doorbell: Doorbell, medium: &Medium) -> (MailboxSender<T>, MailboxReceiver<T>) {
     let (items, queue) = crossbeam_channel::unbounded();
-    (MailboxSender { items, doorbell }, MailboxReceiver { queue, taken: 0, gate: medium.gate() })
+    let bell = doorbell.clone();
+    let gate = medium.gate_waking(|| Waker::from(Arc::new(Nudge(bell))));
+    (MailboxSender { items, doorbell, medium: medium.clone() }, MailboxReceiver { queue, taken: 0, gate })
 }
 
 /// A sending end.
 pub struct MailboxSender<T> {
     items: crossbeam_channel::Sender<T>,
     doorbell: Doorbell,
+    medium: Medium,
+}
+
+/// Rings the receiver when the simulator shows it more.
+struct Nudge(Doorbell);
+
+impl Wake for Nudge {
+    fn wake(self: Arc<Self>) {
+        self.0.force();
+    }
 }
 
 impl<T> MailboxSender<T> {
@@ -33,11 +47,16 @@ impl<T> MailboxSender<T> {
     pub fn doorbell(&self) -> &Doorbell {
         &self.doorbell
     }
+
+    /// The receiver's medium: for every other queue that the same thread reads.
+    pub fn medium(&self) -> &Medium {
+        &self.medium
+    }
 }
 
 impl<T> Clone for MailboxSender<T> {
     fn clone(&self) -> Self {
-        Self { items: self.items.clone(), doorbell: self.doorbell.clone() }
+        Self { items: self.items.clone(), doorbell: self.doorbell.clone(), medium: self.medium.clone() }
     }
 }
 

@@ -312,11 +312,11 @@ impl Core {
         let too_many = |error: EngineError| Stop::Reject(RejectReason::Failed(error.to_string()));
         let id = self.shared.next_lane().map_err(too_many)?;
         let stream = StreamSettings { bytes_max: lane_bytes(&self.settings), ..StreamSettings::default() };
-        let (writer, reader) = lane(id, LaneSettings { stream, medium: self.shared.medium().clone() });
-        let (back, inbox) = completions(COMPLETIONS, self.shared.medium());
         let Some(commands) = self.shared.shards().get(shard) else {
             return Err(Stop::Reject(RejectReason::Closed));
         };
+        let (writer, reader) = lane(id, LaneSettings { stream, medium: commands.medium().clone() });
+        let (back, inbox) = completions(COMPLETIONS, self.shared.medium());
         let new = NewLane { producer: self.producer, reader, completions: back };
         if commands.send(ShardCommand::AddLane(new)).is_err() {
             return Err(Stop::Reject(gone(&self.shared)));

@@ -1,5 +1,10 @@
 //! Virtual time as a [`Clock`].
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
 use crate::base::time::{Clock, Now, Time};
 use crate::ring::sim::schedule::Schedule;
 
@@ -18,6 +23,11 @@ impl SimClock {
         self.0.time()
     }
 
+    /// A future that is ready after `duration` of virtual time from now.
+    pub fn sleep(&self, duration: Duration) -> Sleep {
+        Sleep { schedule: self.0.clone(), until: self.0.time() + duration }
+    }
+
     /// Moves the wall clock by some milliseconds, either way. Monotonic time goes on as before.
     pub fn jump_wall(&self, by_ms: i64) {
         self.0.jump_wall_clock(by_ms);
@@ -27,5 +37,24 @@ impl SimClock {
 impl Clock for SimClock {
     fn now(&self) -> Now {
         self.0.now()
+    }
+}
+
+/// Ready at a point of virtual time.
+#[derive(Debug)]
+pub struct Sleep {
+    schedule: Schedule,
+    until: Time,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.schedule.time() >= self.until {
+            return Poll::Ready(());
+        }
+        self.schedule.call_at(self.until, context.waker().clone());
+        Poll::Pending
     }
 }

@@ -9,12 +9,11 @@
 
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-use super::clock::SimClock;
+use super::clock::{SimClock, Sleep};
 use super::net::{Party, Rates, SimNet};
 use crate::base::gate::Medium;
 use crate::base::time::{Clock, Now, Time};
@@ -145,7 +144,7 @@ impl World {
 
     /// A future that is ready after `duration` of virtual time, for tasks.
     pub fn sleep(&self, duration: Duration) -> Sleep {
-        Sleep { schedule: self.schedule.clone(), until: self.schedule.time() + duration }
+        self.clock().sleep(duration)
     }
 
     /// Drops a party's actor, as when its thread or process dies: no turn any more until it is spawned again.
@@ -195,6 +194,13 @@ impl World {
         assert_eq!(outcome, Outcome::Done, "seed {}\n{}", self.schedule.seed(), self.schedule.describe());
     }
 
+    /// Turns of each party, to find who never rests.
+    pub fn turns_by_party(&self) -> String {
+        let parties = (0..self.actors.len()).map(|index| Party(index as u32));
+        let line = |party| format!("{:>9} turns  {}", self.schedule.turns_of(party), self.schedule.name(party));
+        parties.map(line).collect::<Vec<_>>().join("\n")
+    }
+
     /// Seed, virtual time, trace hash, and how often each fault occurred.
     pub fn report(&self) -> String {
         let (seed, time) = (self.schedule.seed(), self.schedule.time());
@@ -219,25 +225,6 @@ impl Drop for World {
 impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "World({:?})", self.schedule)
-    }
-}
-
-/// Ready at a point of virtual time.
-#[derive(Debug)]
-pub struct Sleep {
-    schedule: Schedule,
-    until: Time,
-}
-
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if self.schedule.time() >= self.until {
-            return Poll::Ready(());
-        }
-        self.schedule.call_at(self.until, context.waker().clone());
-        Poll::Pending
     }
 }
 

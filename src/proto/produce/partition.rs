@@ -179,7 +179,7 @@ pub(super) struct Partition {
     pub regroup: bool,
     pub backing_off: bool,
     pub backoff: Backoff,
-    /// The first batch to a new leader goes alone until it is acknowledged.
+    /// The first batch to a new leader, or under a new identity, goes alone until it is acknowledged.
     pub probation: bool,
     pub in_ready: bool,
     pub in_open: bool,

@@ -212,6 +212,9 @@ impl Produce {
         }
         part.bump = false;
         part.ident = Some(next);
+        // A broker that knows nothing of an id takes any first sequence number from it: a second batch on its way together
+        // with a first one that is refused would be let in before it. So the first goes alone until it is acknowledged.
+        part.probation = true;
         part.next_sequence = 0;
         part.unstamp(0);
     }

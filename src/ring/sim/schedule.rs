@@ -88,6 +88,7 @@ struct PartyState {
     name: String,
     deadline: Time,
     stopped: bool,
+    turns: u64,
 }
 
 impl Schedule {
@@ -122,7 +123,7 @@ impl Schedule {
     pub fn party(&self, name: &str) -> Party {
         let mut inner = self.lock();
         let party = Party(u32::try_from(inner.parties.len()).unwrap_or(u32::MAX));
-        inner.parties.push(PartyState { name: name.to_owned(), deadline: Time::NEVER, stopped: false });
+        inner.parties.push(PartyState { name: name.to_owned(), deadline: Time::NEVER, stopped: false, turns: 0 });
         let now = inner.now;
         inner.wakes.insert((now, party));
         party
@@ -209,6 +210,11 @@ impl Schedule {
     /// Turns given so far.
     pub fn turns(&self) -> u64 {
         self.lock().turns
+    }
+
+    /// Turns given to one party.
+    pub fn turns_of(&self, party: Party) -> u64 {
+        self.lock().parties.get(party.0 as usize).map_or(0, |state| state.turns)
     }
 
     /// Gives the party a turn at `at` (now, if that is past), whatever its deadline.
@@ -299,6 +305,7 @@ impl Schedule {
             inner.hold_back(&mut due);
             for party in &due {
                 inner.parties[party.0 as usize].deadline = Time::NEVER;
+                inner.parties[party.0 as usize].turns += 1;
                 inner.turns += 1;
                 inner.mix(now.0 ^ (u64::from(party.0) << 56));
             }
@@ -418,5 +425,9 @@ impl Weather for PartyWeather {
 
     fn look_again(&self, at: Time) {
         self.schedule.wake_at(self.party, at);
+    }
+
+    fn call_at(&self, at: Time, waker: Waker) {
+        self.schedule.call_at(at, waker);
     }
 }

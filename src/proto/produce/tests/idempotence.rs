@@ -179,13 +179,19 @@ fn d1_06_unknown_producer_id_retries_or_bumps() {
 #[test]
 fn d1_07_other_partitions_follow_a_bump_when_nothing_old_is_unresolved() {
     let mut rig = Rig::granted(one_per_batch());
+    // The first batch under an identity goes alone: both partitions have theirs behind them.
+    rig.send(0, "-");
+    rig.send(1, "-");
+    rig.produce.flush(P);
+    let sent = rig.call(B1).unwrap();
+    rig.accept(&sent);
     rig.send(0, "0");
     rig.send(1, "1");
     rig.send(1, "2");
     rig.produce.flush(P);
     let first = rig.call(B1).unwrap();
     let second = rig.call(B1).unwrap();
-    assert_eq!((first.stamp(0).1, first.stamp(1).1, second.stamp(1)), (0, 0, (7, 0, 1, 1)));
+    assert_eq!((first.stamp(0).1, first.stamp(1).1, second.stamp(1)), (0, 0, (7, 0, 2, 1)));
     // Partition 0 needs a new epoch; partition 1's batches may be written.
     rig.answer_with(&first, |rig, index, bytes| {
         if index == 0 {
@@ -206,8 +212,23 @@ fn d1_07_other_partitions_follow_a_bump_when_nothing_old_is_unresolved() {
         epochs.push(sent.stamp(1));
         rig.accept(&sent);
     }
-    assert_eq!(epochs, [(7, 0, 0, 1), (7, 0, 1, 1), (7, 1, 0, 1)]);
-    assert_eq!(rig.log(1), ["1", "2", "3"]);
+    assert_eq!(epochs, [(7, 0, 1, 1), (7, 0, 2, 1), (7, 1, 0, 1)]);
+    assert_eq!(rig.log(1), ["-", "1", "2", "3"]);
+    rig.check_end();
+}
+
+#[test]
+fn d1_13_a_second_batch_is_not_let_in_before_the_first_by_a_broker_that_knows_no_sequence() {
+    let mut rig = Rig::granted(one_per_batch());
+    rig.send(1, "0");
+    rig.send(1, "1");
+    rig.produce.flush(P);
+    let first = rig.call(B1).unwrap();
+    assert_eq!(first.stamp(1), (7, 0, 0, 1));
+    assert!(rig.call(B1).is_none(), "the broker would take sequence 1 from an id it does not know");
+    rig.refuse(&first, ErrorCode::NotEnoughReplicas);
+    rig.run(B1);
+    assert_eq!(rig.log(1), ["0", "1"]);
     rig.check_end();
 }
 

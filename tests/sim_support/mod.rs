@@ -1,0 +1,279 @@
+//! An engine, an embedded broker and a nemesis in one simulated world, and the oracle that reads the logs back.
+
+#![allow(dead_code)] // each test binary uses a part
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ottla::base::rng::Rng;
+use ottla::base::time::{Now, Time};
+use ottla::batch::{Decompressor, RecordSet, Unpacked};
+use ottla::config::EngineSettings;
+use ottla::control;
+use ottla::engine::{Engine, EngineClock, Seat, assemble};
+use ottla::net::Resolver;
+use ottla::ring::Wake;
+use ottla::shard;
+use ottla::testkit::broker::{Options, Reaction, Rule, SimBroker, TopicSpec};
+use ottla::testkit::net::Party;
+use ottla::testkit::sim::World;
+use ottla::wire::{ApiKey, ErrorCode};
+
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const MINUTE: Duration = Duration::from_secs(60);
+
+/// The seeds of a run: `OTTLA_SEED` replays one, `OTTLA_SEEDS` asks for another number of them.
+pub fn seeds(count: u64) -> Vec<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match number("OTTLA_SEED") {
+        Some(seed) => vec![seed],
+        None => (1..=number("OTTLA_SEEDS").unwrap_or(count)).collect(),
+    }
+}
+
+/// World, broker and engine.
+pub struct Bed {
+    pub world: World,
+    pub broker: SimBroker,
+    pub engine: Engine,
+    nodes: i32,
+    topics: Vec<(String, i32)>,
+}
+
+impl Bed {
+    /// `brokers` nodes with `topics` (three replicas where there are three nodes), an engine of `shards` shards.
+    pub fn new(
+        mut world: World,
+        brokers: usize,
+        shards: usize,
+        topics: &[(&str, i32)],
+        settings: EngineSettings,
+    ) -> Self {
+        let seed = world.schedule().seed();
+        let party = world.party("broker");
+        let specs =
+            topics.iter().map(|(name, partitions)| TopicSpec::new(*name, *partitions).replication(brokers as i16));
+        let options = Options { brokers, topics: specs.collect(), seed, ..Options::default() };
+        let (broker, mut driver) = SimBroker::new(world.net(), party, options).unwrap();
+        world.spawn(party, move |now: Now| driver.turn(now));
+        let control = world.party("control");
+        let parties: Vec<Party> = (0..shards).map(|index| world.party(&format!("shard {index}"))).collect();
+        let handles = world.party("handles");
+        let seat = |party: Party| {
+            let waker = world.sim_waker(party);
+            Seat { medium: world.medium(party), ring: Box::new(move || waker.wake()) }
+        };
+        let settings = EngineSettings {
+            bootstrap_servers: broker.bootstrap().split(',').map(str::to_owned).collect(),
+            allow_auto_create_topics: false,
+            seed: Some(seed),
+            ..settings
+        };
+        let clock = EngineClock::new(world.clock());
+        let (control_seat, seats) = (seat(control), parties.iter().map(|party| seat(*party)).collect());
+        let made = assemble(settings, clock, control_seat, seats, world.medium(handles), ("sim", String::new()), false);
+        let assembly = made.unwrap();
+        // Only addresses here: a helper thread would not be repeatable.
+        let resolver = Resolver::with_lookup(Arc::new(|_| Err(io::ErrorKind::NotFound.into())), || {});
+        let mut running = Some(assembly.control.start(world.backend(control), resolver).unwrap());
+        world.spawn(control, move |_: Now| {
+            if running.as_mut().is_some_and(|control| control.turn() == control::Turn::Stopped) {
+                running = None;
+            }
+            None
+        });
+        for (seat, party) in assembly.shards.into_iter().zip(parties) {
+            let mut running = Some(seat.start(world.backend(party), world.clock()));
+            world.spawn(party, move |_: Now| {
+                if running.as_mut().is_some_and(|shard| shard.turn() == shard::Turn::Stopped) {
+                    running = None;
+                }
+                None
+            });
+        }
+        let topics = topics.iter().map(|(name, partitions)| ((*name).to_owned(), *partitions)).collect();
+        Self { world, broker, engine: assembly.engine, nodes: brokers as i32, topics }
+    }
+
+    /// Starts a task; its result appears in the cell.
+    pub fn start<T: 'static>(&mut self, name: &str, task: impl Future<Output = T> + 'static) -> Rc<RefCell<Option<T>>> {
+        let slot = Rc::new(RefCell::new(None));
+        let out = Rc::clone(&slot);
+        self.world.spawn_task(name, async move {
+            let value = task.await;
+            *out.borrow_mut() = Some(value);
+        });
+        slot
+    }
+
+    /// Runs a task to its end and gives what it returned.
+    pub fn run<T: 'static>(&mut self, limit: Duration, task: impl Future<Output = T> + 'static) -> T {
+        let slot = self.start("task", task);
+        self.world.run(limit, || slot.borrow().is_some());
+        slot.take().unwrap()
+    }
+
+    /// Lets virtual time pass.
+    pub fn pass(&mut self, duration: Duration) {
+        let sleep = self.world.sleep(duration);
+        self.run(duration + MINUTE, sleep);
+    }
+
+    pub fn now(&self) -> Time {
+        self.world.schedule().time()
+    }
+
+    /// Answers that go wrong in every way a broker's can, each a few times in a hundred.
+    pub fn add_rules(&self, percent: u64) {
+        let produce = [
+            Reaction::DropBefore,
+            Reaction::DropAfter,
+            Reaction::Error(ErrorCode::NotLeaderOrFollower),
+            Reaction::Error(ErrorCode::NotEnoughReplicas),
+            Reaction::Error(ErrorCode::UnknownTopicOrPartition),
+            Reaction::Error(ErrorCode::LeaderNotAvailable),
+            Reaction::ErrorAfter(ErrorCode::RequestTimedOut),
+            Reaction::ErrorAfter(ErrorCode::NotEnoughReplicasAfterAppend),
+            Reaction::Delay(Duration::from_millis(700)),
+            Reaction::DelayAnswer(Duration::from_millis(1_500)),
+            Reaction::Throttle(Duration::from_millis(300)),
+            Reaction::Truncate(10),
+            Reaction::WrongCorrelation,
+        ];
+        let others = [
+            (ApiKey::Metadata, Reaction::DropAfter),
+            (ApiKey::Metadata, Reaction::DelayAnswer(SECOND)),
+            (ApiKey::InitProducerId, Reaction::Error(ErrorCode::CoordinatorLoadInProgress)),
+            (ApiKey::InitProducerId, Reaction::DropAfter),
+            (ApiKey::ApiVersions, Reaction::DropBefore),
+        ];
+        let all = produce.into_iter().map(|reaction| (ApiKey::Produce, reaction)).chain(others);
+        self.broker.with(|core| {
+            for (api, reaction) in all {
+                core.faults.add(Rule::new(reaction).api(api).percent(percent));
+            }
+            core.faults.add(Rule::new(Reaction::BlackHole).api(ApiKey::Produce).percent(1).times(2));
+        });
+    }
+
+    /// Moves leaders, stops and starts nodes, resets, refuses and holds their connections, for `duration`; then all is well
+    /// again, also the rules and the network's random faults.
+    pub fn torment(&mut self, duration: Duration) {
+        let (broker, net, clock) = (self.broker.clone(), self.world.net().clone(), self.world.clock());
+        let schedule = self.world.schedule().clone();
+        let mut rng = Rng::new(schedule.seed() ^ 0x4E4D_4553);
+        let (nodes, topics) = (self.nodes, self.topics.clone());
+        let end = self.now() + duration;
+        self.world.spawn_task("nemesis", async move {
+            while clock.time() < end {
+                clock.sleep(Duration::from_millis(20 + rng.below(900))).await;
+                let node = rng.below(nodes as u64) as i32;
+                let Some(address) = broker.address(node) else { continue };
+                match rng.below(10) {
+                    0..=4 => {
+                        let (topic, partitions) = &topics[rng.below(topics.len() as u64) as usize];
+                        if broker.move_leader(topic, rng.below(*partitions as u64) as i32, node) {
+                            schedule.count("leaders moved");
+                        }
+                    }
+                    5 => {
+                        schedule.count("nodes stopped");
+                        broker.stop_node(node);
+                        clock.sleep(Duration::from_millis(rng.below(3_000))).await;
+                        broker.start_node(node);
+                    }
+                    6 => net.reset(address),
+                    7 => {
+                        net.hold(address, true);
+                        clock.sleep(Duration::from_millis(rng.below(8_000))).await;
+                        net.hold(address, false);
+                    }
+                    8 => {
+                        schedule.count("nodes refusing");
+                        net.refuse(address, true);
+                        net.reset(address);
+                        clock.sleep(Duration::from_millis(rng.below(2_000))).await;
+                        net.refuse(address, false);
+                    }
+                    _ => clock.jump_wall(rng.below(7_200_000) as i64 - 3_600_000),
+                }
+            }
+            broker.with(|core| core.faults.clear());
+            net.set_rates(ottla::testkit::net::Rates::calm());
+        });
+    }
+
+    /// Every record in the logs: value, by topic and partition, in log order, with its offset.
+    pub fn logs(&self) -> BTreeMap<(String, i32), Vec<(i64, String)>> {
+        let mut logs = BTreeMap::new();
+        let (mut decompressor, mut unpacked) = (Decompressor::new(64 << 20), Unpacked::new());
+        for (topic, partitions) in &self.topics {
+            for partition in 0..*partitions {
+                let mut records = Vec::new();
+                for batch in self.broker.log(topic, partition) {
+                    for view in RecordSet::new(&batch) {
+                        for record in view.unwrap().records(&mut decompressor, &mut unpacked).unwrap() {
+                            let record = record.unwrap();
+                            let value = String::from_utf8(record.value().unwrap().to_vec()).unwrap();
+                            records.push((record.offset, value));
+                        }
+                    }
+                }
+                logs.insert((topic.clone(), partition), records);
+            }
+        }
+        logs
+    }
+
+    /// A partition's batches, one line each.
+    pub fn describe_log(&self, topic: &str, partition: i32) -> String {
+        let (mut decompressor, mut unpacked) = (Decompressor::new(64 << 20), Unpacked::new());
+        let mut text = String::new();
+        for batch in self.broker.log(topic, partition) {
+            for view in RecordSet::new(&batch).map(Result::unwrap) {
+                let header = *view.header().unwrap();
+                let (id, epoch, sequence) = (header.producer_id, header.producer_epoch, header.base_sequence);
+                text.push_str(&format!("  {:>5}: id {id} epoch {epoch} sequence {sequence}:", view.base_offset()));
+                for record in view.records(&mut decompressor, &mut unpacked).unwrap() {
+                    let record = record.unwrap();
+                    let value = String::from_utf8_lossy(record.value().unwrap_or_default()).into_owned();
+                    text.push_str(&format!(" {}", value.trim_end_matches('x').trim_end_matches(':')));
+                }
+                text.push('\n');
+            }
+        }
+        text
+    }
+
+    /// Adds this run's occurrences to `all`.
+    pub fn tally(&self, all: &mut BTreeMap<String, u64>) {
+        for (what, count) in self.world.schedule().counts() {
+            *all.entry(format!("weather: {what}")).or_default() += count;
+        }
+        let counters = self.broker.look(|core| core.counters());
+        for (what, count) in &counters.faults {
+            *all.entry(format!("broker: {what}")).or_default() += count;
+        }
+        for ((_, code), count) in counters.errors.iter().filter(|((_, code), _)| *code != 0) {
+            *all.entry(format!("error: {}", ErrorCode::from(*code).name())).or_default() += count;
+        }
+        *all.entry("broker: batches sent twice".to_owned()).or_default() += counters.batches_duplicate;
+        let stats = self.engine.stats();
+        *all.entry("engine: batches retried".to_owned()).or_default() += stats.retries;
+        *all.entry("engine: links lost".to_owned()).or_default() += stats.link_failures;
+        *all.entry("engine: records delivered".to_owned()).or_default() += stats.delivered;
+    }
+}
+
+/// Prints the table and demands that each of `expected` occurred.
+pub fn demand(all: &BTreeMap<String, u64>, expected: &[&str]) {
+    let table: Vec<String> = all.iter().map(|(what, count)| format!("{count:>9}  {what}")).collect();
+    println!("{}", table.join("\n"));
+    let missing: Vec<_> = expected.iter().filter(|what| all.get(**what).is_none_or(|count| *count == 0)).collect();
+    assert!(missing.is_empty(), "never occurred: {missing:?}");
+}
