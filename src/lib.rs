@@ -6,6 +6,8 @@
 //! [`wire`] (Kafka's messages) and [`batch`] (record batches) are public and usable alone.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// A room's introduction speaks of its private parts too; it is read in the source as often as in the browser.
+#![allow(rustdoc::private_intra_doc_links)]
 
 // Floor 0: ids, time, settings, counters. Knows no Kafka API.
 #[doc(hidden)]

@@ -294,7 +294,7 @@ pub enum ConfigCommand {
 pub enum WireCommand {
     /// Read JSON lines {"key":0,"version":3,"kind":"request|response","hex":".."} and print what the bytes mean.
     ///
-    /// Per line: {"json":{fields under Kafka's names},"hex":"<encoded again>"} or {"error":".."}. The bytes are a
+    /// Per line: {"json":{fields under Kafka's names},"hex":".."} or {"error":".."}. The bytes are a
     /// message's body, without frame length and header.
     Decode {
         /// Read from this file instead of standard input.
