@@ -1,5 +1,5 @@
 //! Control and admin in virtual time, against the embedded broker on the simulated network. A seed that fails is replayed by
-//! setting `OTTLA_SEED`.
+//! setting `OTTLA_SIM_SEED`.
 
 #![cfg(feature = "testkit")]
 #![allow(clippy::unwrap_used)] // a test's helpers are tests too
@@ -141,7 +141,7 @@ async fn errands(admin: Admin) -> Vec<i64> {
 }
 
 fn seeds() -> Vec<u64> {
-    match std::env::var("OTTLA_SEED").ok().and_then(|seed| seed.parse().ok()) {
+    match std::env::var("OTTLA_SIM_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => vec![seed],
         None => (1..=30).collect(),
     }

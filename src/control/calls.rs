@@ -287,7 +287,7 @@ impl<B: Backend> Control<B> {
             let Some(slot) = self.calls.get_mut(&number) else { continue };
             let Some(call) = slot.unsent.take() else { continue };
             let api = call.request.api();
-            let refuse = |why| Happened::Refused { call: number, why };
+            let refuse = |why| Happened::Refused { call: number, broker: id, why };
             let Some(version) = call.version(&versions) else {
                 self.happened.push_back(refuse(JobError::Unsupported(api)));
                 continue;
@@ -339,12 +339,19 @@ impl<B: Backend> Control<B> {
                     Purpose::Job(job, index) => self.on_job_lost(now, job, index, &lost),
                 }
             }
-            Happened::Refused { call, why } => {
+            Happened::Refused { call, broker, why } => {
                 let Some(slot) = self.calls.remove(&call) else { return };
+                // A bootstrap server need not be a broker (a controller's listener): others are asked first from now on.
+                let useless = broker.0 < 0 && matches!(why, JobError::Unsupported(_));
+                if let (true, Some(link)) = (useless, self.links.get_mut(&broker)) {
+                    tracing::warn!(host = %link.host(), %why, "a bootstrap server is of no use");
+                    link.on_useless();
+                }
                 match slot.purpose {
-                    Purpose::Metadata(number) => {
-                        tracing::warn!(%why, "cannot ask for metadata");
-                        self.on_metadata_lost(now, number);
+                    Purpose::Metadata(number) => self.on_metadata_lost(now, number),
+                    Purpose::Job(job, index) if useless => {
+                        let lost = CallLost { written: Written::No, why: why.to_string() };
+                        self.on_job_lost(now, job, index, &lost);
                     }
                     Purpose::Job(job, _) => self.fail_job(job, why),
                 }

@@ -169,6 +169,11 @@ impl Link {
         self.last_words.clear();
     }
 
+    /// It works, but cannot do what is needed of any broker.
+    pub fn on_useless(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+    }
+
     /// Its socket is gone; `failure` says in words why, unless that was wanted.
     pub fn on_gone(&mut self, now: Time, why: io::ErrorKind, failure: Option<String>, rng: &mut Rng) {
         self.sock = None;

@@ -48,6 +48,8 @@ use link::Link;
 
 /// Messages taken from each mailbox per turn.
 const MESSAGES_PER_TURN: usize = 1024;
+/// Rounds of acting on what connections reported, per turn.
+const ROUNDS_PER_TURN: usize = 8;
 /// Jobs at a time; more are refused.
 const JOBS_MAX: usize = 4096;
 /// Handles waiting for a topic at a time; more are refused.
@@ -221,9 +223,10 @@ enum Happened {
         call: u64,
         lost: CallLost,
     },
-    /// Nothing was sent, nor will be.
+    /// This broker cannot be asked: nothing was sent, nor will be.
     Refused {
         call: u64,
+        broker: BrokerId,
         why: JobError,
     },
     Ready {
@@ -354,14 +357,19 @@ impl<B: Backend> Control<B> {
         self.start_metadata(now);
         self.drive_jobs(now);
         self.drive_links(now);
-        // Acting on what happened may make more happen (a call that cannot be sent is lost at once).
-        while let Some(happened) = self.happened.pop_front() {
-            self.act(now, happened);
+        // Acting on what happened may make more happen (a call that cannot be sent is lost at once), within limits: deadlines
+        // and shards must have their turn.
+        for _ in 0..ROUNDS_PER_TURN {
             if self.happened.is_empty() {
-                self.start_metadata(now);
-                self.drive_links(now);
+                break;
             }
+            for happened in std::mem::take(&mut self.happened) {
+                self.act(now, happened);
+            }
+            self.start_metadata(now);
+            self.drive_links(now);
         }
+        let busy = busy || !self.happened.is_empty();
         self.publish();
         self.answer_topic_waits(now);
         busy
