@@ -164,6 +164,7 @@ impl Produce {
 
     /// All open batches of a producer are due: its lanes were flushed.
     pub fn flush(&mut self, producer: ProducerIx) {
+        self.flush_unplaced();
         for ix in 0..self.parts.len() {
             if self.parts[ix].producer == producer {
                 self.make_due(PartIx(ix as u32));
@@ -173,6 +174,7 @@ impl Produce {
 
     /// Senders wait for memory: nothing lingers any longer (d1-23).
     pub fn pressure(&mut self) {
+        self.flush_unplaced();
         for ix in 0..self.parts.len() {
             self.make_due(PartIx(ix as u32));
         }

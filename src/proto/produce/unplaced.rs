@@ -24,6 +24,8 @@ struct Held {
 #[derive(Debug, Default)]
 struct Waiting {
     records: VecDeque<Held>,
+    /// Somebody flushed since: what is placed does not linger.
+    flushed: bool,
     /// The bodies, one behind the other; the first `taken` bytes are of records that are gone.
     bodies: Vec<u8>,
     taken: usize,
@@ -88,6 +90,11 @@ impl Produce {
         });
     }
 
+    /// What waits for metadata will not linger once it is placed.
+    pub(super) fn flush_unplaced(&mut self) {
+        self.unplaced.topics.values_mut().for_each(|waiting| waiting.flushed = true);
+    }
+
     /// Whether records of the topic wait for metadata.
     #[inline]
     pub fn has_unplaced(&self, topic: TopicIx) -> bool {
@@ -108,6 +115,7 @@ impl Produce {
         }
         let Some(waiting) = self.unplaced.topics.remove(&topic) else { return };
         let mut at = waiting.taken;
+        let flushed = waiting.flushed;
         for held in waiting.records {
             let end = at + held.len as usize;
             let body = &waiting.bodies[at..end];
@@ -129,6 +137,9 @@ impl Produce {
             let Held { timestamp_ms, origin, charge, .. } = held;
             let record = Arrival { timestamp_ms, body, origin, charge: charge as usize };
             self.append(now, ix, &record, settle);
+            if flushed {
+                self.make_due(ix);
+            }
         }
     }
 
