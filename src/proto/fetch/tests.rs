@@ -325,6 +325,14 @@ fn d2_33_fetching_goes_on_behind_the_last_offset_whatever_the_batch_holds() {
     assert_eq!(offsets_of(data[0].clone(), IsolationLevel::ReadUncommitted), (vec![0, 1, 2], None, 51));
     bed.fetcher.taken(tp(0), 1, 1 << 20, false);
     assert_eq!(asked(&bed.fetch(ONE)), [(0, 51)]);
+    // Also when the answer ends with a batch that compaction emptied.
+    let mut tail = plain(51, 3);
+    tail[23..27].copy_from_slice(&19i32.to_be_bytes());
+    header::seal_crc(&mut tail);
+    bed.answer(ONE, 5, vec![records(0, tail)]);
+    assert_eq!(bed.data()[0].next_offset, 71);
+    bed.fetcher.taken(tp(0), 1, 1 << 20, false);
+    assert_eq!(asked(&bed.fetch(ONE)), [(0, 71)]);
 }
 
 #[test]
