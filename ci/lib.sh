@@ -40,6 +40,9 @@ need() {
 }
 need_java() { need javac openjdk-17-jdk-headless && need mvn maven; }
 
+# The first core that this process may use.
+first_core() { python3 -c 'import os; print(min(os.sched_getaffinity(0)))'; }
+
 # The `ottla` program as CI tests it.
 OTTLA="$ROOT/target/${OTTLA_PROFILE/#dev/debug}/ottla"
 build_ottla() { cargo build "${PROFILE[@]}" --all-features --bin ottla; }
