@@ -1,6 +1,6 @@
 //! The producer in a simulated world: leaders move, connections die, answers are lost, nodes come and go; and nothing
 //! acknowledged is lost, duplicated or reordered. A seed that fails is replayed with
-//! `OTTLA_SEED=<seed> cargo test --features testkit --test sim_producer`.
+//! `OTTLA_SIM_SEED=<seed> cargo test --features testkit --test sim_producer`.
 
 #![cfg(feature = "testkit")]
 #![allow(clippy::unwrap_used)] // a test's helpers are tests too
@@ -15,7 +15,7 @@ use ottla::config::{Compression, EngineSettings};
 use ottla::producer::{DeliveryError, DeliveryResult, Producer, Record};
 use ottla::testkit::clock::SimClock;
 use ottla::testkit::sim::{Outcome, World};
-use sim_support::{Bed, MINUTE, SECOND, demand, seeds};
+use sim_support::{Bed, MINUTE, Replay, SECOND, demand, seeds};
 
 const TOPICS: &[(&str, i32)] = &[("orders", 6), ("prices", 1)];
 
@@ -98,6 +98,7 @@ fn settings() -> EngineSettings {
 
 /// One run: 3 nodes, 2 shards, 3 senders, a minute of trouble.
 fn tormented(seed: u64, all: &mut BTreeMap<String, u64>) -> u64 {
+    let _replay = Replay(seed, "sim_producer");
     let mut bed = Bed::new(World::rough(seed), 3, 2, TOPICS, settings());
     bed.add_rules(2);
     bed.torment(MINUTE);
@@ -132,7 +133,7 @@ fn tormented(seed: u64, all: &mut BTreeMap<String, u64>) -> u64 {
         *all.entry(name.to_owned()).or_default() += 1;
     }
     bed.tally(all);
-    if std::env::var_os("OTTLA_SEED").is_some() {
+    if std::env::var_os("OTTLA_SIM_SEED").is_some() {
         println!("{}\n{}", bed.world.report(), bed.world.turns_by_party());
     }
     bed.world.schedule().trace_hash()

@@ -48,8 +48,12 @@ impl Sleeper {
     }
 
     /// Publishes that this thread sleeps until `until`. The caller now looks at every queue once more, and then either
-    /// waits (and calls [`Sleeper::waited`] after) or stays awake ([`Sleeper::turn_begins`]).
+    /// waits (and calls [`Sleeper::waited`] after) or stays awake ([`Sleeper::turn_begins`]). With [`Time::ZERO`] nothing is
+    /// published and nothing paid: the caller only polls.
     pub fn prepare(&mut self, until: Time) {
+        if until == Time::ZERO {
+            return;
+        }
         self.bell.until.swap(until.0.max(1), Ordering::SeqCst);
         if self.simulated {
             fence(Ordering::SeqCst);

@@ -242,6 +242,8 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             let _ = self.core.events.send(ShardEvent::Stopped { shard });
             return Turn::Stopped;
         }
+        // What is there already saves the preparation, which has a price.
+        busy |= self.commands.has_items() || self.core.lanes.has_records() || self.core.fetch.has_returns();
         let until = if busy { Time::ZERO } else { self.core.next_deadline() };
         self.sleeper.prepare(until);
         let wait = match until {

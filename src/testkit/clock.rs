@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::base::time::{Clock, Now, Time};
@@ -25,7 +25,7 @@ impl SimClock {
 
     /// A future that is ready after `duration` of virtual time from now.
     pub fn sleep(&self, duration: Duration) -> Sleep {
-        Sleep { schedule: self.0.clone(), until: self.0.time() + duration }
+        Sleep { schedule: self.0.clone(), until: self.0.time() + duration, registered: None }
     }
 
     /// Moves the wall clock by some milliseconds, either way. Monotonic time goes on as before.
@@ -45,16 +45,21 @@ impl Clock for SimClock {
 pub struct Sleep {
     schedule: Schedule,
     until: Time,
+    /// Set once: a timer per poll would wake the task as often, and each of those polls set timers of its own.
+    registered: Option<Waker>,
 }
 
 impl Future for Sleep {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         if self.schedule.time() >= self.until {
             return Poll::Ready(());
         }
-        self.schedule.call_at(self.until, context.waker().clone());
+        if !self.registered.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+            self.schedule.call_at(self.until, context.waker().clone());
+            self.registered = Some(context.waker().clone());
+        }
         Poll::Pending
     }
 }

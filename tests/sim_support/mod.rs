@@ -27,12 +27,24 @@ use ottla::wire::{ApiKey, ErrorCode};
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const MINUTE: Duration = Duration::from_secs(60);
 
-/// The seeds of a run: `OTTLA_SEED` replays one, `OTTLA_SEEDS` asks for another number of them.
+/// The seeds of a run: `OTTLA_SIM_SEED` replays one, `OTTLA_SIM_SEEDS` asks for another number of them.
 pub fn seeds(count: u64) -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    match number("OTTLA_SEED") {
+    match number("OTTLA_SIM_SEED") {
         Some(seed) => vec![seed],
-        None => (1..=number("OTTLA_SEEDS").unwrap_or(count)).collect(),
+        None => (1..=number("OTTLA_SIM_SEEDS").unwrap_or(count)).collect(),
+    }
+}
+
+/// Prints the line that replays a seed when its run panics.
+pub struct Replay(pub u64, pub &'static str);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let Self(seed, test) = self;
+            eprintln!("replay: OTTLA_SIM_SEED={seed} cargo test --features testkit --test {test} -- --nocapture");
+        }
     }
 }
 
