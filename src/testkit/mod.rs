@@ -9,4 +9,5 @@
 pub mod broker;
 pub mod clock;
 pub mod net;
+pub mod proxy;
 pub mod sim;
