@@ -27,12 +27,20 @@ use ottla::wire::{ApiKey, ErrorCode};
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const MINUTE: Duration = Duration::from_secs(60);
 
-/// The seeds of a run: `OTTLA_SIM_SEED` replays one, `OTTLA_SIM_SEEDS` asks for another number of them.
+/// The seeds of a run: `OTTLA_SIM_SEED` replays one, `OTTLA_SIM_SEEDS` asks for another number of fixed ones, and
+/// `OTTLA_SIM_FRESH` for so many that no run had before.
 pub fn seeds(count: u64) -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     match number("OTTLA_SIM_SEED") {
         Some(seed) => vec![seed],
-        None => (1..=number("OTTLA_SIM_SEEDS").unwrap_or(count)).collect(),
+        None => {
+            let mut seeds: Vec<u64> = (1..=number("OTTLA_SIM_SEEDS").unwrap_or(count)).collect();
+            let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+            let mut fresh = Rng::new(since_1970.as_nanos() as u64);
+            seeds.extend((0..number("OTTLA_SIM_FRESH").unwrap_or(0)).map(|_| fresh.next_u64() >> 16));
+            println!("{} seeds, the last is {:?}", seeds.len(), seeds.last());
+            seeds
+        }
     }
 }
 
