@@ -450,13 +450,14 @@ impl Sending {
                     }
                     Poll::Ready(Ok(())) => self.paid = *bytes,
                     Poll::Ready(Err(error)) => {
+                        let bytes = usize::try_from(*bytes).unwrap_or(usize::MAX);
                         self.take = None;
                         return Poll::Ready(Err(match error {
                             BudgetError::TimedOut => RejectReason::Timeout,
                             BudgetError::Closed => gone(&self.shared),
                             BudgetError::TooLarge => {
                                 let max = usize::try_from(self.shared.budget().capacity_bytes()).unwrap_or(usize::MAX);
-                                RejectReason::TooLarge { bytes: max + 1, max }
+                                RejectReason::TooLarge { bytes, max }
                             }
                         }));
                     }
