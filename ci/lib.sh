@@ -6,7 +6,7 @@ export OTTLA_CACHE="${OTTLA_CACHE:-$ROOT/.cache}"
 export OTTLA_OUT="${OTTLA_OUT:-$ROOT/target/ci-out}"
 mkdir -p "$OTTLA_CACHE" "$OTTLA_OUT"
 export CARGO_TERM_COLOR=never CARGO_INCREMENTAL=0 RUST_BACKTRACE=1
-# One profile for everything that runs: optimised, with assertions and overflow checks. OTTLA_PROFILE=dev compiles
+# One profile for everything that runs: dependencies optimised, assertions and overflow checks on. OTTLA_PROFILE=dev compiles
 # three times as fast and runs slower.
 OTTLA_PROFILE="${OTTLA_PROFILE:-ci}"
 PROFILE=(--profile "$OTTLA_PROFILE" --locked)
