@@ -73,6 +73,6 @@ start_program() {
   PROGRAM_PID=$!
   at_exit "kill $PROGRAM_PID 2>/dev/null; wait $PROGRAM_PID 2>/dev/null"
   PROGRAM_SAID=
-  read -r -t 60 PROGRAM_SAID <"$SCRATCH/$name.ready" || true
+  read -r -t "${PROGRAM_SECONDS_MAX:-60}" PROGRAM_SAID <"$SCRATCH/$name.ready" || true
   [ -n "$PROGRAM_SAID" ] || { echo "$name did not start"; cat "$SCRATCH/$name.out"; return 1; }
 }

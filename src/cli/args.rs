@@ -102,6 +102,9 @@ pub struct BenchArgs {
     /// Give up after this many seconds without any progress.
     #[arg(long, default_value_t = 60)]
     pub stall_seconds: u64,
+    /// Afterwards leave the embedded broker running until standard input ends, so that other clients can look.
+    #[arg(long, conflicts_with = "bootstrap")]
+    pub keep_broker: bool,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]

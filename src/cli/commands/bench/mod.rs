@@ -93,8 +93,20 @@ pub fn run(args: &BenchArgs, layers: &mut Layers, output: &Output) -> Result<(),
     }
     report.print(output)?;
     drop(session);
-    drop(child);
+    if let Some(child) = child.filter(|_| args.keep_broker) {
+        keep(&child, args, output);
+    }
     verdict.map_err(Failure::Check)
+}
+
+/// Lets others look at the broker until whoever started us closes our standard input.
+fn keep(child: &BrokerChild, args: &BenchArgs, output: &Output) {
+    output.note(&format!(
+        "the broker stays at {}, topic {}, until standard input ends (Ctrl-D)",
+        child.bootstrap(),
+        args.topic
+    ));
+    let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
 }
 
 /// The topic's partitions, created if need be, and where each ends now.
