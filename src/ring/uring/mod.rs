@@ -89,9 +89,12 @@ pub struct UringBackend {
     backlog_buffers: usize,
     dirty: VecDeque<Sock>,
     /// Sockets that found no buffer since they were armed, and those that found some before: the first go first, or the
-    /// first to be armed would take every free buffer each time.
+    /// first to be armed would take every free buffer each time. Only [`UringBackend::rearm`] arms them, before anything
+    /// else is submitted: the dirty queue knows another order.
     starved: VecDeque<Sock>,
     fed: VecDeque<Sock>,
+    /// How many of them there are buffers for.
+    rearm: usize,
     /// Operations with the kernel that point to our memory.
     in_flight: usize,
     /// Events reported in this turn.
@@ -128,6 +131,7 @@ impl UringBackend {
             dirty: VecDeque::new(),
             starved: VecDeque::new(),
             fed: VecDeque::new(),
+            rearm: 0,
             in_flight: 0,
             reported: 0,
             shape,
@@ -191,7 +195,7 @@ impl UringBackend {
                     if !push(socket.receive_entry(), Kind::Receive) {
                         return false;
                     }
-                    (socket.receive, socket.fed) = (true, false);
+                    socket.armed();
                     *in_flight += 1;
                 } else if !socket.wanted && socket.receive && !socket.cancelled {
                     if !push(cancel(Kind::Receive, sock), Kind::Cancel) {
@@ -407,7 +411,7 @@ impl UringBackend {
         }
     }
 
-    /// Gives the turn's buffers to the kernel and re-arms as many of the starved as there are free buffers.
+    /// Gives the turn's buffers to the kernel and lets as many of the starved be re-armed as there are free buffers.
     fn refill(&mut self) {
         let Some(buffers) = &self.buffers else { return };
         buffers.publish();
@@ -420,12 +424,30 @@ impl UringBackend {
         if free * 4 < count {
             return;
         }
-        for _ in 0..free {
-            let Some(sock) = self.starved.pop_front().or_else(|| self.fed.pop_front()) else { break };
-            if let Some(socket) = self.sockets.get_mut(sock) {
+        self.rearm = free;
+    }
+
+    /// Arms starved sockets in the order of their queues. The kernel takes entries in the order they were submitted and
+    /// before it looks at sockets that are armed already, so the first of them is sure of a buffer.
+    fn rearm(&mut self) {
+        for _ in 0..std::mem::take(&mut self.rearm) {
+            let Some(sock) = self.starved.front().or_else(|| self.fed.front()).copied() else { return };
+            let Self { ring, sockets, stats, .. } = self;
+            if let Some(socket) = sockets.get_mut(sock) {
+                if matches!(socket.phase, Phase::Open) && socket.wanted && !socket.receive {
+                    let entry = socket.receive_entry().user_data(pack(Kind::Receive, sock));
+                    if !push(ring, &mut stats.syscalls, entry) {
+                        // The kernel takes nothing now. The buffers are still there in the next turn.
+                        self.rearm = 1;
+                        return;
+                    }
+                    socket.armed();
+                    self.in_flight += 1;
+                }
+                // One that is paused is armed when it is resumed.
                 socket.starved = false;
-                self.enqueue(sock);
             }
+            let _ = self.starved.pop_front().or_else(|| self.fed.pop_front());
         }
     }
 
@@ -534,6 +556,7 @@ impl Backend for UringBackend {
         self.stats.turns += 1;
         self.reported = 0;
         self.arm_wake();
+        self.rearm();
         for _ in 0..self.dirty.len() {
             let Some(sock) = self.dirty.pop_front() else { break };
             if !self.prepare(sock, events) {

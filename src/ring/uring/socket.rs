@@ -85,6 +85,11 @@ impl Socket {
         }
     }
 
+    /// A receive was pushed.
+    pub fn armed(&mut self) {
+        (self.receive, self.fed) = (true, false);
+    }
+
     /// Whether the kernel has any operation of it.
     pub fn is_held(&self) -> bool {
         self.connect || self.send || self.receive
