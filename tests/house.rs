@@ -328,6 +328,16 @@ fn no_test_is_skipped(path: &str, text: &str) -> Vec<String> {
 
 // ---------------------------------------------------------------------------------------------- the house
 
+/// A plant that no longer applies proves nothing any more: whoever changes the code under it adjusts the patch.
+#[test]
+fn every_plant_applies_and_names_a_test() {
+    let checked =
+        std::process::Command::new("python3").args(["ci/plants", "--check"]).current_dir(source::root()).output();
+    let checked = checked.unwrap_or_else(|error| panic!("python3 ci/plants --check: {error}"));
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{said}");
+}
+
 /// Whole files that only tests compile: `#[cfg(test)] mod name;` in the file that declares them.
 fn test_only_files(every: &[Source]) -> BTreeSet<String> {
     let mut out = BTreeSet::new();
