@@ -91,7 +91,8 @@ impl Lanes {
         self.lanes.iter_mut().any(|lane| lane.reader.has_readable())
     }
 
-    /// Takes up to `bytes_max` bytes, a piece of every lane in turn. `known` learns of topics met for the first time.
+    /// Takes up to `bytes_max` bytes, a piece of every lane in turn. `met` learns of topics to be fed to the machine: met for
+    /// the first time, or with a record that was sent before its handle knew them.
     pub fn drain(
         &mut self,
         now: Now,
@@ -198,6 +199,11 @@ impl Lane {
                     produce.append(now.mono, part, &record, settled);
                 }
                 _ => {
+                    // The handle had not seen the snapshot that this shard has placed others by: nobody would place this
+                    // one before the next snapshot, and all records behind it would wait as well.
+                    if produce.knows(header.tp.topic) && !met.contains(&header.tp.topic) {
+                        met.push(header.tp.topic);
+                    }
                     let keyed = header.flags.has(EntryFlags::KEYED);
                     produce.append_unplaced(now.mono, *producer, header.tp, keyed, &record, settled);
                 }
@@ -285,5 +291,84 @@ fn told_reason(reason: produce::Reason) -> Reason {
         produce::Reason::NoSuchPartition => Reason::NoSuchPartition,
         produce::Reason::NoProducerId(code) => Reason::NoProducerId(code),
         produce::Reason::Invalid => Reason::Invalid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::backoff::BackoffRange;
+    use crate::base::chunk::ChunkPool;
+    use crate::base::gate::Medium;
+    use crate::base::ids::{BrokerId, Uuid};
+    use crate::base::time::Time;
+    use crate::batch::{body_len, encode_body};
+    use crate::config::ProducerSettings;
+    use crate::mesh::entry::{EntryHeader, HEADER_BYTES};
+    use crate::mesh::{LaneSettings, LaneWriter, completions, lane};
+    use crate::proto::produce::{LeaderFact, Placement, ProduceSettings};
+    use std::time::Duration;
+
+    const PRODUCER: ProducerIx = ProducerIx(0);
+    const TOPIC: TopicIx = TopicIx(0);
+
+    struct First;
+    impl Placement for First {
+        fn place(&mut self, _: ProducerIx, _: TopicIx, _: bool, _: &[u8], _: &[LeaderFact]) -> i32 {
+            0
+        }
+    }
+
+    fn write(writer: &mut LaneWriter, partition: i32) {
+        let mut body = Vec::new();
+        encode_body(None, Some(b"v"), std::iter::empty(), &mut body);
+        assert_eq!(body.len(), body_len(None, Some(b"v"), std::iter::empty()));
+        let kind = if partition < 0 { EntryKind::Unplaced } else { EntryKind::Record };
+        let header = EntryHeader { kind, flags: EntryFlags(0), tp: Tp { topic: TOPIC, partition }, time: 1 };
+        let out = writer.reserve(HEADER_BYTES + body.len()).unwrap();
+        header.write(body.len(), out);
+        out[HEADER_BYTES..].copy_from_slice(&body);
+        writer.commit(HEADER_BYTES + body.len());
+    }
+
+    /// A flush had hung for the age of the metadata: the shard placed what waited, and then met records of a handle that
+    /// had looked at the snapshot a moment earlier.
+    #[test]
+    fn r07_a_record_sent_before_its_handle_saw_the_topic_does_not_wait_for_the_next_snapshot() {
+        let settings = ProduceSettings {
+            request_timeout: Duration::from_secs(30),
+            retry_backoff: BackoffRange { first: Duration::from_millis(100), max: Duration::from_secs(1) },
+            in_flight_max: 5,
+            propagation_max: Duration::from_secs(30),
+            seed: 1,
+        };
+        let mut produce = Produce::new(settings, ChunkPool::new(0));
+        produce.add_producer(PRODUCER, std::sync::Arc::new(ProducerSettings::default()));
+        let (mut lanes, mut settled, mut met) = (Lanes::default(), Settlements::default(), Vec::new());
+        let (mut writer, reader) = lane(LaneId(1), LaneSettings::default());
+        let (back, _inbox) = completions(8, &Medium::threads());
+        lanes.add(NewLane { producer: PRODUCER, reader, completions: back });
+        let now = Now { mono: Time(1), wall_ms: 1 };
+        let facts = [LeaderFact { leader: Some(BrokerId(1)), epoch: 0 }];
+        let mut feed = |lanes: &mut Lanes, produce: &mut Produce| {
+            lanes.drain(now, usize::MAX, produce, &mut settled, &mut met);
+            let fed = met.len();
+            for topic in met.drain(..) {
+                produce.set_topic(now.mono, topic, Some((Uuid::ZERO, &facts)), &mut settled, &mut First);
+            }
+            fed
+        };
+        write(&mut writer, -1);
+        assert_eq!(feed(&mut lanes, &mut produce), 1, "met for the first time");
+        assert!(!produce.has_unplaced(TOPIC) && produce.knows(TOPIC));
+        // The handle has not seen the topic yet, sees it, and goes on.
+        write(&mut writer, -1);
+        write(&mut writer, 0);
+        assert_eq!(feed(&mut lanes, &mut produce), 1);
+        assert!(!produce.has_unplaced(TOPIC), "records wait for a snapshot that may never come");
+        assert_eq!(produce.stats().records, 3);
+        write(&mut writer, 0);
+        assert_eq!(feed(&mut lanes, &mut produce), 0);
+        assert_eq!(produce.stats().records, 4);
     }
 }
