@@ -30,6 +30,7 @@ impl Produce {
         let call_ix = CallIx(slot);
         let mut parts = self.spare_parts.pop().unwrap_or_default();
         let mut owner: Option<ProducerIx> = None;
+        let mut mixed = false;
         let mut bytes = 0usize;
         for _ in 0..waiting {
             let Some(ix) = self.brokers.get_mut(&broker_id).and_then(|broker| broker.ready.pop_front()) else { break };
@@ -41,7 +42,12 @@ impl Produce {
             }
             let fits = match owner {
                 None => true,
-                Some(first) => self.same_key(first, part.producer),
+                Some(first) => {
+                    mixed |= first != part.producer;
+                    // Answers go by topic and partition, and a broker keeps one of two batches: no partition twice (r14).
+                    self.same_key(first, part.producer)
+                        && !(mixed && parts.iter().any(|entry| self.parts[entry.part.0 as usize].tp == part.tp))
+                }
             };
             let Some(at) = (if fits { self.pick(ix, owner.map(|_| bytes)) } else { None }) else {
                 if !fits || self.would_exceed(ix, bytes) {

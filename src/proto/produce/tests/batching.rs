@@ -131,6 +131,34 @@ fn r14_requests_do_not_mix_acks() {
 }
 
 #[test]
+fn r14_two_producers_of_one_partition_share_no_request() {
+    let mut rig = Rig::new(lingering(1_000));
+    let other = ProducerIx(1);
+    rig.produce.add_producer(other, std::sync::Arc::new(lingering(1_000)));
+    for partition in 0..2 {
+        rig.send(partition, "first");
+        let ix = rig.produce.partition(other, tp(partition));
+        let mut body = Vec::new();
+        crate::batch::encode_body(None, Some(b"other"), std::iter::empty(), &mut body);
+        let origin =
+            Origin { lane: crate::base::ids::LaneId(2), space: 0, ticket: 0, mark: 0, tracked: false, urgent: false };
+        let record = Arrival { timestamp_ms: 5, body: &body, origin, charge: 0 };
+        rig.produce.append(rig.now, ix, &record, &mut rig.out);
+    }
+    rig.produce.pressure();
+    let sent: Vec<_> = std::iter::from_fn(|| rig.call(B1)).collect();
+    // All four batches go out, and no request names a partition twice: its answer could not say which batch it is about.
+    let mut batches = 0;
+    for sent in &sent {
+        let named: Vec<i32> = sent.parts().iter().map(|part| part.index).collect();
+        let different: std::collections::BTreeSet<_> = named.iter().collect();
+        assert_eq!(different.len(), named.len(), "{named:?}");
+        batches += named.len();
+    }
+    assert_eq!(batches, 4);
+}
+
+#[test]
 fn a_request_stays_within_max_request_size_and_nobody_starves() {
     let size = ProducerSettings { batch_size: 1_000, max_request_size: 2_100, ..lingering(1_000) };
     let mut rig = Rig::new(size);
