@@ -43,6 +43,9 @@ pub enum Command {
     Produce(ProduceArgs),
     /// Print records.
     Consume(ConsumeArgs),
+    /// Prove that what was acknowledged is there, once, in order and unharmed.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// List, describe, create and delete topics.
     #[command(subcommand)]
     Topics(TopicsCommand),
@@ -196,6 +199,137 @@ fn parse_start(text: &str) -> Result<Start, String> {
         }
         .ok_or_else(|| "expected beginning, end, an offset, or @MILLIS".to_owned()),
     }
+}
+
+#[derive(Subcommand, Debug)]
+pub enum AuditCommand {
+    /// Send records that tell who they are, and write down what was told of each.
+    Produce(AuditProduceArgs),
+    /// Read such records, and write down what was delivered in which order.
+    Consume(AuditConsumeArgs),
+    /// Compare both files with the topics; exit code 3 when a promise is broken.
+    Check(AuditCheckArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct AuditProduceArgs {
+    /// Brokers, host:port,...
+    #[arg(short, long, value_name = "HOST:PORT,..")]
+    pub bootstrap: Option<String>,
+    /// Topics and their partitions; created when they do not exist.
+    #[arg(long, value_name = "NAME:PARTITIONS,..", required = true, value_delimiter = ',', value_parser = parse_topic)]
+    pub topics: Vec<(String, i32)>,
+    /// Records to send, all producers together.
+    #[arg(short = 'n', long)]
+    pub messages: u64,
+    /// Records per second, all producers together; 0 = as fast as they are taken.
+    #[arg(long, default_value_t = 0)]
+    pub rate: u64,
+    /// What is promised.
+    #[arg(long, value_enum, default_value_t = AuditMode::Idempotent)]
+    pub mode: AuditMode,
+    /// A name for this run, in every record: letters, digits, . _ -
+    #[arg(long, value_name = "ID", value_parser = parse_run)]
+    pub run: String,
+    /// JSON lines: what was told of each record.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Threads that send, each with a producer of its own.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub producers: u32,
+    /// Bytes of a payload at most; they differ from record to record.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=900_000))]
+    pub payload: u32,
+    /// Stop sending when standard input ends.
+    #[arg(long)]
+    pub exit_with_stdin: bool,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditMode {
+    /// Each record once and in order.
+    Idempotent,
+    /// Each record at least once.
+    Atleast,
+    /// Transactions (comes later).
+    Txn,
+}
+
+#[derive(Args, Debug)]
+pub struct AuditConsumeArgs {
+    /// Brokers, host:port,...
+    #[arg(short, long, value_name = "HOST:PORT,..")]
+    pub bootstrap: Option<String>,
+    /// Topics, all their partitions.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',', required_unless_present = "assign")]
+    pub topics: Vec<String>,
+    /// Only these partitions.
+    #[arg(long, value_name = "NAME:PARTITION,..", value_delimiter = ',', value_parser = parse_partition, conflicts_with = "group")]
+    pub assign: Vec<(String, i32)>,
+    /// A consumer group (comes later).
+    #[arg(long)]
+    pub group: Option<String>,
+    /// The group's protocol: consumer, classic or share (comes later).
+    #[arg(long, value_parser = ["consumer", "classic", "share"])]
+    pub protocol: Option<String>,
+    /// Stop after so many seconds.
+    #[arg(long, required_unless_present_any = ["exit", "exit_with_stdin"])]
+    pub seconds: Option<u64>,
+    /// Stop at the end that each partition had at the start.
+    #[arg(short, long)]
+    pub exit: bool,
+    /// When standard input ends, go on to the end that each partition has then, and stop.
+    #[arg(long, conflicts_with = "exit")]
+    pub exit_with_stdin: bool,
+    /// What this consumer is called in the file.
+    #[arg(long, default_value_t = 0)]
+    pub consumer: u32,
+    /// JSON lines: what was delivered.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct AuditCheckArgs {
+    /// Brokers, host:port,...: read the topics themselves too.
+    #[arg(short, long, value_name = "HOST:PORT,..")]
+    pub bootstrap: Option<String>,
+    /// The file of `audit produce`.
+    #[arg(long, value_name = "FILE")]
+    pub produced: PathBuf,
+    /// Files of `audit consume`: several are one reading together.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub consumed: Vec<PathBuf>,
+    /// What `kcat -C -J` printed, - for standard input: several are one reading together.
+    #[arg(long = "dump", value_name = "FILE", num_args = 1..)]
+    pub dumps: Vec<PathBuf>,
+    /// How many records the produce file must have.
+    #[arg(long)]
+    pub records: Option<u64>,
+    /// No record may have ended as fail or unknown.
+    #[arg(long)]
+    pub all_ok: bool,
+}
+
+fn parse_topic(text: &str) -> Result<(String, i32), String> {
+    parse_pair(text, 1).ok_or_else(|| "expected NAME:PARTITIONS".to_owned())
+}
+
+fn parse_partition(text: &str) -> Result<(String, i32), String> {
+    parse_pair(text, 0).ok_or_else(|| "expected NAME:PARTITION".to_owned())
+}
+
+fn parse_pair(text: &str, min: i32) -> Option<(String, i32)> {
+    let (name, number) = text.rsplit_once(':')?;
+    let number = number.parse().ok().filter(|number| *number >= min)?;
+    (!name.is_empty()).then(|| (name.to_owned(), number))
+}
+
+fn parse_run(text: &str) -> Result<String, String> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    // A lone - stands for nothing in a record's value.
+    let is_legal = !text.is_empty() && text != "-" && text.bytes().all(legal);
+    is_legal.then(|| text.to_owned()).ok_or_else(|| "expected letters, digits, . _ -".to_owned())
 }
 
 #[derive(Args, Debug, Clone)]

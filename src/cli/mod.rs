@@ -53,6 +53,10 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Bench(args) => commands::bench::run(&args, &mut settings(args.bootstrap.as_deref())?, output),
         Command::Produce(args) => commands::produce::run(&args, &mut settings(args.bootstrap.as_deref())?, output),
         Command::Consume(args) => commands::consume::run(&args, &settings(args.bootstrap.as_deref())?, output),
+        Command::Audit(args) => {
+            let bootstrap = commands::audit::bootstrap(&args).map(str::to_owned);
+            commands::audit::run(&args, &mut settings(bootstrap.as_deref())?, output)
+        }
         Command::Topics(args) => {
             let bootstrap = commands::topics::brokers(&args).bootstrap.clone();
             commands::topics::run(args, &settings(bootstrap.as_deref())?, output)

@@ -72,11 +72,20 @@ impl Output {
 
     /// A progress bar over `total` records: on standard error, on a terminal only.
     pub fn progress(&self, what: &str, total: u64) -> ProgressBar {
+        let style = "{msg:<8} [{bar:30}] {human_pos}/{human_len} records  {per_sec}  {eta} left";
+        self.bar(what, total, style)
+    }
+
+    /// A progress bar over `total` bytes of a file.
+    pub fn progress_bytes(&self, what: &str, total: u64) -> ProgressBar {
+        self.bar(what, total, "{msg:<8} [{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left")
+    }
+
+    fn bar(&self, what: &str, total: u64, style: &str) -> ProgressBar {
         if self.quiet || self.json || !io::stderr().is_terminal() {
             return ProgressBar::hidden();
         }
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
-        let style = "{msg:<8} [{bar:30}] {human_pos}/{human_len} records  {per_sec}  {eta} left";
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style.progress_chars("=> "));
         }
