@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::error::ConsumeError;
 use super::handle::{Consumer, Wiring};
 use crate::config::{AutoOffsetReset, ConsumerSettings, IsolationLevel, StartAt};
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, LocalEngine};
 
 /// A partition to read, and where to start.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,16 +44,24 @@ impl Engine {
     }
 }
 
-/// Settings and partitions of a consumer that is being made.
-#[derive(Debug)]
-#[must_use]
-pub struct ConsumerBuilder {
-    engine: Engine,
-    settings: ConsumerSettings,
-    assign: Vec<Assign>,
+impl LocalEngine {
+    /// A consumer on this thread, to be set up.
+    pub fn consumer(&self) -> ConsumerBuilder<LocalEngine> {
+        ConsumerBuilder { engine: self.clone(), settings: ConsumerSettings::default(), assign: Vec::new() }
+    }
 }
 
-impl ConsumerBuilder {
+/// Settings and partitions of a consumer that is being made. `E` is the engine it is made for: [`Engine`] gives a
+/// [`Consumer`], [`LocalEngine`] a [`super::LocalConsumer`].
+#[derive(Debug)]
+#[must_use]
+pub struct ConsumerBuilder<E = Engine> {
+    pub(super) engine: E,
+    pub(super) settings: ConsumerSettings,
+    pub(super) assign: Vec<Assign>,
+}
+
+impl<E> ConsumerBuilder<E> {
     /// All settings at once.
     pub fn settings(mut self, settings: ConsumerSettings) -> Self {
         self.settings = settings;
@@ -96,7 +104,9 @@ impl ConsumerBuilder {
         self.settings.max_partition_fetch_bytes_grown = self.settings.max_partition_fetch_bytes_grown.max(bytes);
         self
     }
+}
 
+impl ConsumerBuilder {
     /// The consumer. Fetching begins at once.
     pub fn build(self) -> Result<Consumer, ConsumeError> {
         self.settings.validate().map_err(EngineError::from)?;

@@ -12,11 +12,11 @@ use super::error::ConsumeError;
 use super::progress::{BatchMark, Progress};
 use crate::base::gate::Medium;
 use crate::base::ids::{ConsumerIx, ShardIx, Tp};
-use crate::base::sync::{Waiters, park_until};
+use crate::base::sync::Waiters;
 use crate::base::time::{Clock, Time};
 use crate::batch::{Decompressor, Payload, Refusal};
 use crate::config::{AutoOffsetReset, ConsumerSettings, StartAt};
-use crate::engine::{Engine, EngineClock};
+use crate::engine::{Engine, EngineClock, Parked, Waiting};
 use crate::mesh::command::ShardCommand;
 use crate::mesh::{
     FetchCommand, FetchEvent, MailboxReceiver, MailboxSender, OwnershipTable, Sleeper, SnapshotReader, mailbox, sleeper,
@@ -121,12 +121,17 @@ impl Consumer {
     /// The next batch; `None` when `timeout` passed first. Calling it says that batches which were read to their end are
     /// processed. An error concerns one partition (or the engine): call again to go on with the others.
     pub fn next(&mut self, timeout: Duration) -> Result<Option<Batch>, ConsumeError> {
+        self.next_by(&Parked, timeout)
+    }
+
+    /// The same, waiting by parking or by running a local engine's shard.
+    pub(super) fn next_by(&mut self, by: &impl Waiting, timeout: Duration) -> Result<Option<Batch>, ConsumeError> {
         let clock = self.wiring.clock.clone();
         let deadline = match timeout {
             Duration::MAX => Time::NEVER,
             timeout => clock.now().mono + timeout,
         };
-        park_until(deadline, &clock, |context| self.poll_next(context)).transpose()
+        by.wait_until(deadline, &clock, |context| self.poll_next(context)).transpose()
     }
 
     /// The next batch, awaited under any executor. Cancel-safe: a future that is dropped has taken nothing.

@@ -20,6 +20,7 @@ mod batch;
 mod builder;
 mod error;
 mod handle;
+mod local;
 mod progress;
 
 #[cfg(all(test, not(loom)))]
@@ -29,6 +30,7 @@ pub use batch::{Batch, Iter, OwnedRecord, Record};
 pub use builder::{Assign, ConsumerBuilder};
 pub use error::ConsumeError;
 pub use handle::Consumer;
+pub use local::LocalConsumer;
 
 pub use crate::batch::{HeaderView, Headers};
 pub use crate::config::{AutoOffsetReset, ConsumerSettings, IsolationLevel, StartAt};

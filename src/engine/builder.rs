@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use super::assemble::{EngineClock, Seat, assemble};
+use super::assemble::{Assembly, EngineClock, Seat, assemble};
 use super::cores::CpuPlan;
+use super::local::{Driver, LocalBell, LocalEngine};
 use super::threads::{WakeSlot, start_control, start_shard};
 use super::{Engine, EngineError};
 use crate::base::gate::Medium;
 use crate::base::sync::lock;
+use crate::base::time::SystemClock;
 use crate::config::{BackendSetting, Cores, EngineSettings};
-use crate::ring::{AnyWaker, BackendChoice, BackendKind, RingSettings, probe_for};
+use crate::ring::{AnyBackend, AnyWaker, Backend, BackendChoice, BackendKind, Probe, RingSettings, probe_for};
 
 /// Settings of an engine, by name. [`EngineBuilder::settings`] takes them all at once (from a file, say).
 #[derive(Clone, Debug, Default)]
@@ -76,41 +78,15 @@ impl EngineBuilder {
 
     /// Checks the settings, finds out which backend works, and starts the threads. Nothing is connected yet: a cluster that
     /// cannot be reached shows when it is needed.
+    ///
+    /// # Errors
+    /// A setting that cannot be, no backend that works here, a thread that cannot be started.
     pub fn build(self) -> Result<Engine, EngineError> {
         self.settings.validate()?;
-        let choice = match self.settings.backend {
-            BackendSetting::Auto => BackendChoice::Auto,
-            BackendSetting::IoUring => BackendChoice::IoUring,
-            BackendSetting::Epoll => BackendChoice::Epoll,
-        };
         let plan = CpuPlan::new(&self.settings.cores)?;
-        let probe = probe_for(choice, plan.shards.len() + 1, &RingSettings::default());
-        let works = match probe.kind {
-            BackendKind::IoUring => &probe.io_uring,
-            BackendKind::Epoll | BackendKind::Sim => &probe.epoll,
-        };
-        if let Err(refused) = works {
-            return Err(EngineError::Backend(format!("{}: {refused}", probe.kind.name())));
-        }
         let slots: Vec<WakeSlot<AnyWaker>> = plan.shards.iter().map(|_| WakeSlot::default()).collect();
         let control_slot = WakeSlot::default();
-        let seat = |slot: &WakeSlot<AnyWaker>| Seat { medium: Medium::threads(), ring: slot.ring() };
-        let assembly = assemble(
-            self.settings,
-            EngineClock::system(),
-            seat(&control_slot),
-            slots.iter().map(seat).collect(),
-            Medium::threads(),
-            (probe.kind.name(), probe.reason.clone()),
-            plan.is_single_cpu(),
-        )?;
-        tracing::info!(
-            backend = probe.kind.name(),
-            reason = %probe.reason,
-            shards = plan.shards.len(),
-            cpus = plan.usable,
-            "engine starts"
-        );
+        let (assembly, probe) = self.assemble(&plan, &control_slot, &slots)?;
         let engine = assembly.engine;
         // Kept as they start: when a later one cannot, dropping the engine stops the earlier ones.
         let mut threads = lock(&engine.shared().threads);
@@ -120,5 +96,69 @@ impl EngineBuilder {
         threads.push(start_control(assembly.control, control_slot, probe).map_err(EngineError::Thread)?);
         drop(threads);
         Ok(engine)
+    }
+
+    /// As [`EngineBuilder::build`], with the one shard inside this thread: see [`LocalEngine`]. `cores` is not looked at.
+    ///
+    /// # Errors
+    /// As [`EngineBuilder::build`].
+    pub fn build_local(self) -> Result<LocalEngine, EngineError> {
+        self.settings.validate()?;
+        let plan = CpuPlan::new(&Cores::count(1))?;
+        let (slot, control_slot) = (WakeSlot::default(), WakeSlot::default());
+        let (assembly, probe) = self.assemble(&plan, &control_slot, std::slice::from_ref(&slot))?;
+        let Some(seat) = assembly.shards.into_iter().next() else {
+            return Err(EngineError::Backend("no shard".to_owned()));
+        };
+        let refused = |error| EngineError::Backend(format!("{}: {error}", probe.kind.name()));
+        let backend = AnyBackend::new(&probe, &RingSettings::default()).map_err(refused)?;
+        slot.fill(backend.waker());
+        let bell = LocalBell::new(backend.waker());
+        let last_words = seat.last_words();
+        let engine = assembly.engine;
+        let local = LocalEngine::new(Driver::new(seat.start(backend, SystemClock), bell, last_words, engine.clone()));
+        let control = start_control(assembly.control, control_slot, probe).map_err(EngineError::Thread)?;
+        lock(&engine.shared().threads).push(control);
+        Ok(local)
+    }
+
+    /// Finds out which backend works and wires everything together.
+    fn assemble(
+        self,
+        plan: &CpuPlan,
+        control: &WakeSlot<AnyWaker>,
+        shards: &[WakeSlot<AnyWaker>],
+    ) -> Result<(Assembly, Probe), EngineError> {
+        let choice = match self.settings.backend {
+            BackendSetting::Auto => BackendChoice::Auto,
+            BackendSetting::IoUring => BackendChoice::IoUring,
+            BackendSetting::Epoll => BackendChoice::Epoll,
+        };
+        let probe = probe_for(choice, shards.len() + 1, &RingSettings::default());
+        let works = match probe.kind {
+            BackendKind::IoUring => &probe.io_uring,
+            BackendKind::Epoll | BackendKind::Sim => &probe.epoll,
+        };
+        if let Err(refused) = works {
+            return Err(EngineError::Backend(format!("{}: {refused}", probe.kind.name())));
+        }
+        let seat = |slot: &WakeSlot<AnyWaker>| Seat { medium: Medium::threads(), ring: slot.ring() };
+        let assembly = assemble(
+            self.settings,
+            EngineClock::system(),
+            seat(control),
+            shards.iter().map(seat).collect(),
+            Medium::threads(),
+            (probe.kind.name(), probe.reason.clone()),
+            plan.is_single_cpu(),
+        )?;
+        tracing::info!(
+            backend = probe.kind.name(),
+            reason = %probe.reason,
+            shards = shards.len(),
+            cpus = plan.usable,
+            "engine starts"
+        );
+        Ok((assembly, probe))
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   Engine::builder() ── probe, cores ──► assemble: mailboxes, sleepers, cells ──► seats
 //!                                            seats ──► threads (life): N shards, control
+//!                                                  ├─► LocalEngine: control a thread, the shard in the caller's own
 //!                                                  └─► actors (simulation): polled in virtual time
 //! ```
 //! Producers, consumers and the admin client are made by rooms above, from the shared state in [`Shared`].
@@ -15,7 +16,9 @@
 mod assemble;
 mod builder;
 mod cores;
+mod local;
 mod threads;
+mod wait;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -24,6 +27,8 @@ use std::time::Duration;
 pub use assemble::{Assembly, ControlSeat, EngineClock, Seat, ShardSeat, assemble};
 pub use builder::EngineBuilder;
 pub use cores::CpuPlan;
+pub use local::{Driver, LocalEngine};
+pub use wait::{Parked, Waiting};
 
 use crate::base::gate::Medium;
 use crate::base::ids::{ConsumerIx, LaneId, ProducerIx, TopicIx};

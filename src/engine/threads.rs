@@ -36,7 +36,7 @@ impl<W: Wake> WakeSlot<W> {
         })
     }
 
-    fn fill(&self, waker: W) {
+    pub(super) fn fill(&self, waker: W) {
         // A slot is filled once, by its thread.
         let _ = self.0.set(waker);
     }
@@ -104,7 +104,7 @@ pub(super) fn start_shard(
 }
 
 /// What a panic said.
-fn words(panic: &(dyn Any + Send)) -> &str {
+pub(super) fn words(panic: &(dyn Any + Send)) -> &str {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(words), _) => words,
         (_, Some(words)) => words,

@@ -359,6 +359,15 @@ impl Core {
         }
     }
 
+    /// Bytes written to the lane of shard 0, a local engine's only one.
+    #[inline]
+    pub fn committed_bytes(&self) -> u64 {
+        match self.ports.first() {
+            Some(Some(port)) => port.writer.committed_total(),
+            _ => 0,
+        }
+    }
+
     /// Wakes every shard of this handle: somebody waits for memory that they can free.
     pub fn press(&self) {
         for port in self.ports.iter().flatten() {

@@ -9,11 +9,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::base::ids::ProducerIx;
-use crate::base::sync::{Mutex, lock, park_until};
+use crate::base::sync::{Mutex, lock};
 use crate::base::time::{Clock, Time};
 use crate::batch::Codec;
 use crate::config::{Acks, Compression, ProducerSettings, SettingError};
-use crate::engine::{Engine, EngineError, Shared};
+use crate::engine::{Engine, EngineError, LocalEngine, Parked, Shared, Waiting};
 use crate::mesh::command::{Partitioner, ShardCommand};
 use crate::mesh::promise;
 
@@ -31,14 +31,23 @@ impl Engine {
 }
 
 /// Settings of a producer, by name. [`ProducerBuilder::settings`] takes them all at once (from a file, say).
+///
+/// `E` is the engine it is made for: [`Engine`] gives a [`Producer`], [`LocalEngine`] a [`super::LocalProducer`].
 #[derive(Clone, Debug)]
-pub struct ProducerBuilder {
-    engine: Engine,
-    settings: ProducerSettings,
-    partitioner: Option<Arc<dyn Partitioner>>,
+pub struct ProducerBuilder<E = Engine> {
+    pub(super) engine: E,
+    pub(super) settings: ProducerSettings,
+    pub(super) partitioner: Option<Arc<dyn Partitioner>>,
 }
 
-impl ProducerBuilder {
+impl LocalEngine {
+    /// A producer on this thread: settings first, then `build`.
+    pub fn producer(&self) -> ProducerBuilder<LocalEngine> {
+        ProducerBuilder { engine: self.clone(), settings: ProducerSettings::default(), partitioner: None }
+    }
+}
+
+impl<E> ProducerBuilder<E> {
     /// All settings at once, in place of what was set before.
     #[must_use]
     pub fn settings(mut self, settings: ProducerSettings) -> Self {
@@ -109,7 +118,9 @@ impl ProducerBuilder {
         self.partitioner = Some(partitioner);
         self
     }
+}
 
+impl ProducerBuilder {
     /// Checks the settings and makes the producer. Nothing is connected yet.
     ///
     /// # Errors
@@ -155,14 +166,14 @@ fn codec(compression: Compression) -> Codec {
 
 /// What all handles of one producer share.
 #[derive(Debug)]
-struct Life {
+pub(super) struct Life {
     /// Keeps the engine running while a handle lives.
     engine: Engine,
     shared: Arc<Shared>,
     producer: ProducerIx,
-    settings: Arc<ProducerSettings>,
+    pub(super) settings: Arc<ProducerSettings>,
     partitioner: Option<Arc<dyn Partitioner>>,
-    closed: AtomicBool,
+    pub(super) closed: AtomicBool,
 }
 
 impl Life {
@@ -182,7 +193,7 @@ impl Life {
 
     /// A record's way in without waiting.
     #[inline]
-    fn try_place<'a>(
+    pub(super) fn try_place<'a>(
         &self,
         mut core: impl Access,
         record: Record<'a>,
@@ -204,8 +215,9 @@ impl Life {
 
     /// A record's way in, waiting at most `max.block.ms`.
     #[inline]
-    fn place<'a>(
+    pub(super) fn place<'a>(
         &self,
+        waiting: &impl Waiting,
         mut core: impl Access,
         record: Record<'a>,
         waiter: &mut Option<Waiter>,
@@ -216,20 +228,21 @@ impl Life {
         match core.with(|core| core.place(&record, waiter, &mut 0)) {
             Ok(()) => Ok(()),
             Err(Stop::Reject(reason)) => Err(Rejected { record, reason }),
-            Err(_) => self.place_waiting(core, record, waiter),
+            Err(_) => self.place_waiting(waiting, core, record, waiter),
         }
     }
 
     #[cold]
     fn place_waiting<'a>(
         &self,
+        waiting: &impl Waiting,
         mut core: impl Access,
         record: Record<'a>,
         waiter: &mut Option<Waiter>,
     ) -> Result<(), Rejected<'a>> {
         let deadline = self.block_deadline();
         let mut sending = Sending::new(&self.shared, deadline);
-        let done = park_until(deadline, self.shared.clock(), |context| {
+        let done = waiting.wait_until(deadline, self.shared.clock(), |context| {
             sending.poll(context, Borrowed(&mut core), &record, waiter)
         });
         match done {
@@ -239,7 +252,7 @@ impl Life {
         }
     }
 
-    fn submit<'a>(
+    pub(super) fn submit<'a>(
         &self,
         inbox: &Arc<Inbox>,
         place: impl FnOnce(Record<'a>, &mut Option<Waiter>) -> Result<(), Rejected<'a>>,
@@ -273,13 +286,19 @@ impl Life {
         inbox.poll_flushed(context, &flush.marks)
     }
 
-    fn flush(&self, mut core: impl Access, inbox: &Inbox, timeout: Duration) -> Result<Losses, FlushError> {
+    pub(super) fn flush(
+        &self,
+        waiting: &impl Waiting,
+        mut core: impl Access,
+        inbox: &Inbox,
+        timeout: Duration,
+    ) -> Result<Losses, FlushError> {
         let deadline = self.shared.clock().now().mono + timeout;
         let mut flush = Flush::default();
-        park_until(deadline, self.shared.clock(), |context| {
+        let done = waiting.wait_until(deadline, self.shared.clock(), |context| {
             self.poll_flush(context, Borrowed(&mut core), inbox, &mut flush)
-        })
-        .ok_or(FlushError::Timeout)
+        });
+        done.ok_or(FlushError::Timeout)
     }
 }
 
@@ -339,7 +358,7 @@ impl Producer {
 
     /// Takes the record, waiting for room at most `max.block.ms`. Blocks the thread: not for async tasks.
     pub fn send<'a>(&self, record: Record<'a>) -> Result<(), Rejected<'a>> {
-        self.life.place(Locked(&self.core), record, &mut None)
+        self.life.place(&Parked, Locked(&self.core), record, &mut None)
     }
 
     /// As [`Producer::send`], awaiting room. Dropping the future before it is ready sends nothing.
@@ -359,12 +378,12 @@ impl Producer {
         record: Record<'a>,
         callback: impl FnOnce(DeliveryResult) + Send + 'static,
     ) -> Result<(), Rejected<'a>> {
-        self.life.place(Locked(&self.core), record, &mut Some(Waiter::Callback(Box::new(callback))))
+        self.life.place(&Parked, Locked(&self.core), record, &mut Some(Waiter::Callback(Box::new(callback))))
     }
 
     /// As [`Producer::send`]; the outcome can be awaited or waited for. Its batch does not linger once its broker is idle.
     pub fn submit<'a>(&self, record: Record<'a>) -> Result<Sent, Rejected<'a>> {
-        let place = |record, waiter: &mut _| self.life.place(Locked(&self.core), record, waiter);
+        let place = |record, waiter: &mut _| self.life.place(&Parked, Locked(&self.core), record, waiter);
         self.life.submit(&self.inbox, place, record)
     }
 
@@ -376,7 +395,7 @@ impl Producer {
     /// Ends linger and waits until every record sent before by this handle and its clones has its outcome and every callback
     /// ran. Returns within `timeout`. Says how many records of this handle were lost since it was made.
     pub fn flush(&self, timeout: Duration) -> Result<Losses, FlushError> {
-        self.life.flush(Locked(&self.core), &self.inbox, timeout)
+        self.life.flush(&Parked, Locked(&self.core), &self.inbox, timeout)
     }
 
     /// As [`Producer::flush`], awaited; without a deadline of its own: records end by `delivery.timeout.ms`.
@@ -411,9 +430,9 @@ impl Producer {
 /// order between lanes.
 #[derive(Debug)]
 pub struct Lane {
-    life: Arc<Life>,
-    core: Core,
-    inbox: Arc<Inbox>,
+    pub(super) life: Arc<Life>,
+    pub(super) core: Core,
+    pub(super) inbox: Arc<Inbox>,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -427,7 +446,7 @@ impl Lane {
     /// Takes the record, waiting for room at most `max.block.ms`. Blocks the thread: not for async tasks.
     #[inline]
     pub fn send<'a>(&mut self, record: Record<'a>) -> Result<(), Rejected<'a>> {
-        self.life.place(&mut self.core, record, &mut None)
+        self.life.place(&Parked, &mut self.core, record, &mut None)
     }
 
     /// As [`Lane::send`], awaiting room. Dropping the future before it is ready sends nothing.
@@ -448,13 +467,13 @@ impl Lane {
         record: Record<'a>,
         callback: impl FnOnce(DeliveryResult) + Send + 'static,
     ) -> Result<(), Rejected<'a>> {
-        self.life.place(&mut self.core, record, &mut Some(Waiter::Callback(Box::new(callback))))
+        self.life.place(&Parked, &mut self.core, record, &mut Some(Waiter::Callback(Box::new(callback))))
     }
 
     /// As [`Lane::send`]; the outcome can be awaited or waited for, also on another thread.
     pub fn submit<'a>(&mut self, record: Record<'a>) -> Result<Sent, Rejected<'a>> {
         let Self { life, core, inbox, .. } = self;
-        let place = |record, waiter: &mut _| life.place(core, record, waiter);
+        let place = |record, waiter: &mut _| life.place(&Parked, core, record, waiter);
         life.submit(inbox, place, record)
     }
 
@@ -466,7 +485,7 @@ impl Lane {
     /// Ends linger and waits until every record sent before has its outcome and every callback ran. Returns within
     /// `timeout`. Says how many records of this lane were lost since it was opened.
     pub fn flush(&mut self, timeout: Duration) -> Result<Losses, FlushError> {
-        self.life.flush(&mut self.core, &self.inbox, timeout)
+        self.life.flush(&Parked, &mut self.core, &self.inbox, timeout)
     }
 
     /// As [`Lane::flush`], awaited; without a deadline of its own: records end by `delivery.timeout.ms`.

@@ -3,6 +3,7 @@
 //! ```text
 //!   Record ─► Producer (clones share one lane set under an uncontended lock) ─┐
 //!          └► Lane (its own lane set, no lock, `&mut self`) ─────────────────┴─► core: partition, budget, encode ─► shard
+//!   LocalProducer: a Lane whose thread runs the shard where others park
 //!   Sent, callbacks, flush ◄─ inbox ◄─ completions ◄──────────────────────────────────────────────────────────── shard
 //! ```
 //! Knows records, outcomes and waiting; knows no socket, no frame. Never: copies a record more than once; holds a lock while
@@ -18,11 +19,13 @@
 mod core;
 mod handle;
 mod inbox;
+mod local;
 mod record;
 mod sent;
 
 pub use handle::{Lane, Producer, ProducerBuilder};
 pub use inbox::{Callback, Losses};
+pub use local::{LocalProducer, LocalSent};
 pub use record::{Record, RejectReason, Rejected, TopicRef};
 pub use sent::Sent;
 

@@ -226,6 +226,12 @@ impl<B: Backend, C: Clock> Shard<B, C> {
 
     /// Takes what is there, does what is due, and waits for more (in simulations the backend's wait returns at once).
     pub fn turn(&mut self) -> Turn {
+        self.turn_until(Time::NEVER, || false)
+    }
+
+    /// The same, waiting until `limit` at the latest ([`Time::ZERO`]: not at all), and not when `hurry`, asked right before
+    /// the wait, says that somebody on this thread has something to do.
+    pub fn turn_until(&mut self, limit: Time, hurry: impl FnOnce() -> bool) -> Turn {
         self.sleeper.turn_begins();
         self.core.begin(self.backend.now());
         let mut busy = false;
@@ -244,7 +250,8 @@ impl<B: Backend, C: Clock> Shard<B, C> {
         }
         // What is there already saves the preparation, which has a price.
         busy |= self.commands.has_items() || self.core.lanes.has_records() || self.core.fetch.has_returns();
-        let until = if busy { Time::ZERO } else { self.core.next_deadline() };
+        busy |= limit <= self.core.now.mono || hurry();
+        let until = if busy { Time::ZERO } else { self.core.next_deadline().min(limit) };
         self.sleeper.prepare(until);
         let wait = match until {
             _ if busy || self.commands.has_items() || self.core.lanes.has_records() => Wait::Poll,
@@ -263,6 +270,16 @@ impl<B: Backend, C: Clock> Shard<B, C> {
         self.core.tell();
         self.sleeper.waited();
         Turn::Running
+    }
+
+    /// Ends at once, waiting for nobody: what is pending ends as failed or unknown, control is told. The backend sees to what
+    /// the kernel still holds.
+    pub fn abandon(mut self) {
+        self.core.begin(self.backend.now());
+        self.core.give_up();
+        let shard = self.core.shard;
+        // Control may be gone already; then nobody waits for this.
+        let _ = self.core.events.send(ShardEvent::Stopped { shard });
     }
 
     /// Turns until it stops. A panic ends the shard with [`ShardEvent::Failed`], nothing else.
