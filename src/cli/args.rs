@@ -99,6 +99,9 @@ pub struct BenchArgs {
     /// Threads that send, each with a lane of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub lanes: u32,
+    /// Run the shard inside the sending and reading thread (a LocalEngine) instead of threads of its own.
+    #[arg(long)]
+    pub local: bool,
     /// Process id of the broker, to report its CPU and memory too (the embedded one is known).
     #[arg(long, value_name = "PID")]
     pub broker_pid: Option<u32>,

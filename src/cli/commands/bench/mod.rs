@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::admin::{AdminError, NewTopic, OffsetSpec};
 use crate::cli::args::{BenchArgs, Phase};
-use crate::cli::connect::{Session, engine};
+use crate::cli::connect::{Session, engine, engine_local};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::config::{IsolationLevel, Layers, Source};
@@ -63,6 +63,9 @@ pub fn run(args: &BenchArgs, layers: &mut Layers, output: &Output) -> Result<(),
     defaults(args, layers)?;
     layers.producer()?;
     layers.consumer()?;
+    if args.local && args.lanes > 1 {
+        return Err(Failure::Usage("bench --local: one thread sends, so there is one lane".into()));
+    }
     let child = if args.bootstrap.is_none() && !layers.is_set("bootstrap.servers") {
         if args.phase == Phase::Consume {
             return Err(Failure::Usage("bench consume: an embedded broker would be empty; give -b HOST:PORT".into()));
@@ -73,7 +76,7 @@ pub fn run(args: &BenchArgs, layers: &mut Layers, output: &Output) -> Result<(),
     } else {
         None
     };
-    let session = engine(layers)?;
+    let session = if args.local { engine_local(layers)? } else { engine(layers)? };
     let (partitions, starts) = topic(&session, args)?;
     let broker_pid = child.as_ref().map(BrokerChild::pid).or(args.broker_pid);
     let plan = Plan { args, layers, output, partitions, broker_pid };

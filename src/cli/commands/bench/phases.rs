@@ -1,5 +1,8 @@
 //! The two phases: all records out, all records in.
 
+// A rejected record goes back as it came.
+#![allow(clippy::result_large_err)]
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,8 +18,8 @@ use crate::cli::connect::Session;
 use crate::cli::failure::Failure;
 use crate::cli::workload::{Content, HEADER_NAMES, POOL_RECORDS, Workload, timestamp};
 use crate::config::StartAt;
-use crate::consumer::ConsumeError;
-use crate::producer::{DeliveryResult, Lane, Record};
+use crate::consumer::{Batch, ConsumeError};
+use crate::producer::{DeliveryResult, FlushError, Lane, LocalProducer, Losses, Record, Rejected};
 
 /// One record in so many has its way to the acknowledgement timed.
 pub const ACK_SAMPLE: u64 = 64;
@@ -32,7 +35,6 @@ struct Acks {
 pub fn produce(plan: &Plan<'_>, session: &Session) -> Result<(Row, i64), Failure> {
     let args = plan.args;
     let settings = plan.layers.producer()?;
-    let producer = session.producer().settings(settings).build().map_err(Failure::failed)?;
     // Up to an hour, three significant digits.
     let histogram = Histogram::new_with_bounds(1, 3_600_000_000, 3).map_err(Failure::failed)?;
     let acks = Arc::new(Mutex::new(Acks { histogram, first_error: None }));
@@ -52,9 +54,13 @@ pub fn produce(plan: &Plan<'_>, session: &Session) -> Result<(Row, i64), Failure
         }
         sent
     };
-    if lanes == 1 {
-        send(producer.lane(), 0)?;
+    if let Some(local) = session.local() {
+        let lane = local.producer().settings(settings).build().map_err(Failure::failed)?;
+        Sender { plan, lane, base_ms, acks: &acks, bar: &bar, pool: pool.as_deref(), stop: &stop }.run(0, 1)?;
+    } else if lanes == 1 {
+        send(session.producer().settings(settings).build().map_err(Failure::failed)?.lane(), 0)?;
     } else {
+        let producer = session.producer().settings(settings).build().map_err(Failure::failed)?;
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..lanes)
                 .map(|number| {
@@ -99,9 +105,47 @@ fn pool(workload: Workload, messages: u64) -> Vec<Content> {
         .collect()
 }
 
-struct Sender<'a> {
+/// What a sending thread has: a lane of a threaded engine, or a local engine's producer.
+trait Way {
+    fn send<'r>(&mut self, record: Record<'r>) -> Result<(), Rejected<'r>>;
+    fn send_with<'r>(
+        &mut self,
+        record: Record<'r>,
+        callback: impl FnOnce(DeliveryResult) + Send + 'static,
+    ) -> Result<(), Rejected<'r>>;
+    fn poll(&mut self) -> usize;
+    fn flush(&mut self, timeout: Duration) -> Result<Losses, FlushError>;
+}
+
+macro_rules! way {
+    ($($handle:ty),*) => {$(
+        impl Way for $handle {
+            #[inline]
+            fn send<'r>(&mut self, record: Record<'r>) -> Result<(), Rejected<'r>> {
+                <$handle>::send(self, record)
+            }
+            #[inline]
+            fn send_with<'r>(
+                &mut self,
+                record: Record<'r>,
+                callback: impl FnOnce(DeliveryResult) + Send + 'static,
+            ) -> Result<(), Rejected<'r>> {
+                <$handle>::send_with(self, record, callback)
+            }
+            fn poll(&mut self) -> usize {
+                <$handle>::poll(self)
+            }
+            fn flush(&mut self, timeout: Duration) -> Result<Losses, FlushError> {
+                <$handle>::flush(self, timeout)
+            }
+        }
+    )*};
+}
+way!(Lane, LocalProducer);
+
+struct Sender<'a, L> {
     plan: &'a Plan<'a>,
-    lane: Lane,
+    lane: L,
     base_ms: i64,
     acks: &'a Arc<Mutex<Acks>>,
     bar: &'a ProgressBar,
@@ -109,7 +153,7 @@ struct Sender<'a> {
     stop: &'a AtomicBool,
 }
 
-impl Sender<'_> {
+impl<L: Way> Sender<'_, L> {
     fn run(&mut self, number: u64, lanes: u64) -> Result<(), Failure> {
         let args = self.plan.args;
         let mut made = Content::default();
@@ -195,11 +239,22 @@ pub fn consume(
         .zip(0..)
         .map(|(start, partition)| (args.topic.as_str(), partition, start.map_or(StartAt::Earliest, StartAt::Offset)));
     let settings = plan.layers.consumer()?;
-    let mut consumer = session.consumer().settings(settings).assign(assignment).build().map_err(Failure::failed)?;
+    let mut next: Box<dyn FnMut(Duration) -> Result<Option<Batch>, ConsumeError>> = match session.local() {
+        Some(local) => {
+            let consumer = local.consumer().settings(settings).assign(assignment).build();
+            let mut consumer = consumer.map_err(Failure::failed)?;
+            Box::new(move |timeout| consumer.next(timeout))
+        }
+        None => {
+            let consumer = session.consumer().settings(settings).assign(assignment).build();
+            let mut consumer = consumer.map_err(Failure::failed)?;
+            Box::new(move |timeout| consumer.next(timeout))
+        }
+    };
     let mut batches = 0;
     let mut damage = None;
     while verifier.counted() < args.messages && damage.is_none() {
-        let batch = match consumer.next(plan.stall()) {
+        let batch = match next(plan.stall()) {
             Ok(Some(batch)) => batch,
             Ok(None) => {
                 damage = Some(format!("nothing came for {} s", plan.stall().as_secs()));

@@ -43,6 +43,7 @@ impl Report {
             "messages": args.messages,
             "workload": args.workload.to_string(),
             "lanes": args.lanes,
+            "local": args.local,
             "shards": key("shards"),
             "cpu_affinity": key("cpu.affinity"),
             "backend": backend,
