@@ -105,12 +105,23 @@ pub struct BenchArgs {
     /// Process id of the broker, to report its CPU and memory too (the embedded one is known).
     #[arg(long, value_name = "PID")]
     pub broker_pid: Option<u32>,
+    /// How the records read are checked.
+    #[arg(long, value_enum, default_value_t = Verify::Full)]
+    pub verify: Verify,
     /// Give up after this many seconds without any progress.
     #[arg(long, default_value_t = 60)]
     pub stall_seconds: u64,
     /// Afterwards leave the embedded broker running until standard input ends, so that other clients can look.
     #[arg(long, conflicts_with = "bootstrap")]
     pub keep_broker: bool,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// Every record is made again and compared: content, order, timestamp, nothing lost or twice.
+    Full,
+    /// Key, value and all headers are read into a sum that is compared at the end, as other clients' programs do.
+    Sum,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]

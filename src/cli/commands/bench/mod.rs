@@ -10,6 +10,7 @@ mod child;
 mod meter;
 mod phases;
 mod report;
+mod sum;
 mod verify;
 
 use std::time::Duration;

@@ -13,7 +13,9 @@ use indicatif::ProgressBar;
 use super::Plan;
 use super::meter::Meter;
 use super::report::Row;
+use super::sum::Sum;
 use super::verify::{Seen, Verifier, indices_of};
+use crate::cli::args::Verify;
 use crate::cli::connect::Session;
 use crate::cli::failure::Failure;
 use crate::cli::workload::{Content, HEADER_NAMES, POOL_RECORDS, Workload, timestamp};
@@ -90,6 +92,7 @@ pub fn produce(plan: &Plan<'_>, session: &Session) -> Result<(Row, i64), Failure
         requests: stats.produce_requests,
         wire_bytes: stats.wire_bytes,
         verified: None,
+        checksum: None,
     };
     Ok((row, base_ms))
 }
@@ -232,7 +235,7 @@ pub fn consume(
     let bar = plan.output.progress("consume", args.messages);
     let before = session.stats();
     let partitions = starts.len();
-    let mut verifier = Verifier::new(args.workload, args.messages, partitions, u64::from(args.lanes), base_ms);
+    let mut check = Check::new(plan, partitions, base_ms);
     let meter = Meter::start(plan.broker_pid);
     let assignment = starts
         .iter()
@@ -253,7 +256,7 @@ pub fn consume(
     };
     let mut batches = 0;
     let mut damage = None;
-    while verifier.counted() < args.messages && damage.is_none() {
+    while check.counted() < args.messages && damage.is_none() {
         let batch = match next(plan.stall()) {
             Ok(Some(batch)) => batch,
             Ok(None) => {
@@ -263,38 +266,96 @@ pub fn consume(
             Err(ConsumeError::Refused { stopped: false, .. }) => continue,
             Err(error) => return Err(Failure::failed(error)),
         };
-        let counted = verifier.counted();
-        for record in &batch {
-            let seen = Seen {
-                partition: record.partition(),
-                offset: record.offset(),
-                timestamp: record.timestamp(),
-                key: record.key(),
-                value: record.value(),
-            };
-            // A malformed header ends the walk and shows as a header that is missing.
-            let headers = record.headers().map_while(Result::ok).map(|header| (header.key, header.value));
-            verifier.record(&seen, headers);
-        }
+        let counted = check.counted();
+        check.batch(&batch);
         batches += 1;
-        bar.inc(verifier.counted() - counted);
+        bar.inc(check.counted() - counted);
     }
     let cost = meter.read();
     bar.finish_and_clear();
     let stats = session.stats().since(&before);
-    let verdict = match (verifier.verdict(), damage) {
+    let messages = check.counted();
+    let (verdict, checksum) = check.verdict(args.workload, args.messages);
+    let verdict = match (verdict, damage) {
         (Err(what), Some(damage)) => Err(format!("{what}; {damage}")),
         (verdict, _) => verdict,
     };
     let row = Row {
         phase: "consume",
-        messages: verifier.counted(),
+        messages,
         cost,
         ack_us: None,
         batches,
         requests: stats.fetch_requests,
         wire_bytes: stats.fetched_bytes,
-        verified: Some(verdict.is_ok()),
+        verified: Some((verdict.is_ok(), args.verify)),
+        checksum,
     };
     Ok((row, verdict))
+}
+
+/// What is done with the records read.
+enum Check {
+    Full(Verifier),
+    Sum { counted: u64, sum: Sum },
+}
+
+impl Check {
+    fn new(plan: &Plan<'_>, partitions: usize, base_ms: Option<i64>) -> Self {
+        let args = plan.args;
+        match args.verify {
+            Verify::Full => {
+                Self::Full(Verifier::new(args.workload, args.messages, partitions, u64::from(args.lanes), base_ms))
+            }
+            Verify::Sum => Self::Sum { counted: 0, sum: Sum::default() },
+        }
+    }
+
+    fn counted(&self) -> u64 {
+        match self {
+            Self::Full(verifier) => verifier.counted(),
+            Self::Sum { counted, .. } => *counted,
+        }
+    }
+
+    fn batch(&mut self, batch: &Batch) {
+        match self {
+            Self::Full(verifier) => {
+                for record in batch {
+                    let seen = Seen {
+                        partition: record.partition(),
+                        offset: record.offset(),
+                        timestamp: record.timestamp(),
+                        key: record.key(),
+                        value: record.value(),
+                    };
+                    // A malformed header ends the walk and shows as a header that is missing.
+                    let headers = record.headers().map_while(Result::ok).map(|header| (header.key, header.value));
+                    verifier.record(&seen, headers);
+                }
+            }
+            Self::Sum { counted, sum } => {
+                for record in batch {
+                    let headers = record.headers().map_while(Result::ok).map(|header| (header.key, header.value));
+                    sum.record(record.key(), record.value(), headers);
+                    *counted += 1;
+                }
+            }
+        }
+    }
+
+    /// Whether all came as it was sent, and the sum where that is what was made. Not part of what is measured.
+    fn verdict(&self, workload: Workload, messages: u64) -> (Result<(), String>, Option<String>) {
+        match self {
+            Self::Full(verifier) => (verifier.verdict(), None),
+            Self::Sum { counted, .. } if *counted != messages => {
+                (Err(format!("{counted} records read, {messages} sent")), None)
+            }
+            Self::Sum { sum, .. } => {
+                let expected = Sum::expected(workload, messages);
+                let same = if *sum == expected { Ok(()) } else { Err(format!("sum {sum}, expected {expected}")) };
+                (same, Some(sum.to_string()))
+            }
+        }
+    }
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::Plan;
 use super::meter::Cost;
+use crate::cli::args::Verify;
 use crate::cli::connect::Session;
 use crate::cli::failure::Failure;
 use crate::cli::output::{Output, grouped, mib, span};
@@ -18,8 +19,10 @@ pub struct Row {
     pub batches: u64,
     pub requests: u64,
     pub wire_bytes: u64,
-    /// Whether every record was as it was sent.
-    pub verified: Option<bool>,
+    /// Whether every record was as it was sent, and how that was looked at.
+    pub verified: Option<(bool, Verify)>,
+    /// Sum over what was read, where only a sum was made.
+    pub checksum: Option<String>,
 }
 
 /// Settings and phases.
@@ -122,8 +125,12 @@ impl Report {
         if let Some([p50, p99, p999]) = row.ack_us {
             value["ack_us"] = json!({"p50": p50, "p99": p99, "p999": p999});
         }
-        if let Some(verified) = row.verified {
+        if let Some((verified, by)) = row.verified {
             value["verified"] = json!(verified);
+            value["verify"] = json!(if by == Verify::Full { "full" } else { "sum" });
+        }
+        if let Some(checksum) = &row.checksum {
+            value["checksum"] = json!(checksum);
         }
         if let Some(cpu) = row.cost.broker_cpu {
             value["broker_cpu_seconds"] = json!(cpu.as_secs_f64());
@@ -162,8 +169,9 @@ fn row_text(row: &Row) -> Vec<String> {
         row.cost.broker_cpu.map_or_else(none, |cpu| format!("{:.2} s", cpu.as_secs_f64())),
         row.cost.broker_max_rss_bytes.map_or_else(none, mib),
         match row.verified {
-            Some(true) => "all equal".to_owned(),
-            Some(false) => "DIFFERENT".to_owned(),
+            Some((true, Verify::Full)) => "all equal".to_owned(),
+            Some((true, Verify::Sum)) => "sum equal".to_owned(),
+            Some((false, _)) => "DIFFERENT".to_owned(),
             None => none(),
         },
     ]
