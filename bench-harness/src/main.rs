@@ -1,4 +1,126 @@
-//! Runs Ottla and its peers over the same bytes, interleaved, and reports figures as ratios.
-fn main() {
-    println!("bench-harness: scenarios arrive with the producer");
+//! Runs Ottla and its peers over the same bytes, in turn, and reports what each cost, with ratios to franz-go.
+//!
+//! ```text
+//!  scenario × peer × run                             one core                 another core
+//!  for each round, for each scenario:              ┌──────────────┐         ┌─────────────┐
+//!    every peer sends     (order turns per round) ─► peer program ├────────►│ real Kafka  │──► counts by a foreign reader
+//!    every peer reads one and the same topic      ─► peer program │◄────────┤             │
+//!                                                  └──────┬───────┘         └─────────────┘
+//!                                            one JSON object per phase ──► median, span, ratio ──► table or JSON
+//! ```
+//! Peers are programs of their own (`bench-harness/peers`, and `ottla bench`), so this crate compiles neither the engine
+//! nor anybody's client. What it never does: average over runs, compare figures of different runs, or leave a process.
+
+mod broker;
+mod counts;
+mod fault;
+mod machine;
+mod peer;
+mod report;
+mod run;
+mod scenario;
+mod stats;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use fault::Fault;
+
+#[derive(Parser, Debug)]
+#[command(name = "bench-harness", about = "Ottla beside its peers: scenario, peer, run, report", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run scenarios over peers and report.
+    Run(RunArgs),
+    /// Name the scenarios and peers there are.
+    List,
+}
+
+/// Options of `run`.
+#[derive(Args, Debug, Clone)]
+pub struct RunArgs {
+    /// Scenarios, by name (see `list`).
+    #[arg(long, value_delimiter = ',', default_value = "telemetry")]
+    pub scenario: Vec<String>,
+    /// Peers, by name (see `list`).
+    #[arg(long, value_delimiter = ',', default_value = "ottla,franz-go")]
+    pub peers: Vec<String>,
+    /// Rounds; every peer runs once in each.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
+    /// Records per run.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages: u64,
+    /// Records sent and read before the first round, so that the broker's code is compiled and its pages are there.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub warm_up: u64,
+    /// Use these brokers, host:port,..., instead of starting one.
+    #[arg(short, long, value_name = "HOST:PORT,..", conflicts_with = "broker")]
+    pub bootstrap: Option<String>,
+    /// Process ids of the brokers given with -b, to report their CPU time (they must be on this host).
+    #[arg(long, value_name = "PID,..", value_delimiter = ',', requires = "bootstrap")]
+    pub broker_pid: Vec<u32>,
+    /// The broker to start.
+    #[arg(long, value_enum, default_value_t = BrokerKind::Kafka)]
+    pub broker: BrokerKind,
+    /// An `ottla` program instead of building one in the release profile.
+    #[arg(long, value_name = "PATH")]
+    pub ottla: Option<PathBuf>,
+    /// Peer whose records all consumers read; franz-go where it takes part, else the first peer.
+    #[arg(long, value_name = "PEER")]
+    pub read_from: Option<String>,
+    /// Leave processes where the kernel puts them, instead of clients on one core and the broker on another.
+    #[arg(long)]
+    pub no_pin: bool,
+    /// Stop a peer that has not finished a phase after this many seconds.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout_seconds: u64,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// No progress on standard error.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Brokers that the harness can start.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrokerKind {
+    /// Apache Kafka, by `ci/kafka`.
+    Kafka,
+    /// The embedded one, by `ottla broker`: for a smoke test, not for figures.
+    Embedded,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run::run(&args).and_then(|report| report.print(args.json)),
+        Command::List => list(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("bench-harness: {}", fault.text());
+            ExitCode::from(fault.code())
+        }
+    }
+}
+
+fn list() -> Result<(), Fault> {
+    let mut text = String::from("scenarios\n");
+    for scenario in scenario::ALL {
+        text += &format!("  {:14} {}\n", scenario.name, scenario.what);
+    }
+    text += "peers\n";
+    for peer in peer::ALL {
+        text += &format!("  {:14} {}\n", peer.name, peer.what);
+    }
+    report::to_stdout(&text)
 }

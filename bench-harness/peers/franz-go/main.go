@@ -1,19 +1,23 @@
-// The telemetry workload through franz-go, tuned as its documentation recommends and as features §6.1 prescribes:
-// linger 100 ms, batches of at most 1,000,000 bytes, acks=all, idempotence, lz4. Prints one JSON object with what the
-// phase cost. Content is the same pure function of the index as in `ottla bench`.
+// One phase of a bench through franz-go, tuned as its documentation recommends: linger 100 ms, batches of at most
+// 1,000,000 bytes, acks=all, idempotence, lz4. Prints one JSON object in the shape of `ottla bench --json`: effective
+// settings and what the phase cost. Content is the same pure function of the index as in `ottla bench`, and a consumer
+// makes the same sum of it.
 package main
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -80,6 +84,81 @@ func record(topic string, index uint64, base int64) *kgo.Record {
 	}
 }
 
+// Length plus the little-endian 64-bit words of a field; the last word overlaps the one before it, and fields under
+// eight bytes are one word. The same as src/cli/commands/bench/sum.rs.
+func words(field []byte) uint64 {
+	sum := uint64(len(field))
+	if len(field) < 8 {
+		word := uint64(0)
+		for i := len(field) - 1; i >= 0; i-- {
+			word = word<<8 | uint64(field[i])
+		}
+		return sum + word
+	}
+	rest := field
+	for ; len(rest) >= 8; rest = rest[8:] {
+		sum += binary.LittleEndian.Uint64(rest)
+	}
+	if len(rest) > 0 {
+		sum += binary.LittleEndian.Uint64(field[len(field)-8:])
+	}
+	return sum
+}
+
+func sumOf(r *kgo.Record) uint64 {
+	sum := words(r.Key) + 3*words(r.Value)
+	for i := range r.Headers {
+		h := &r.Headers[i]
+		// The name's bytes without a copy.
+		sum += 5*words(unsafe.Slice(unsafe.StringData(h.Key), len(h.Key))) + 7*words(h.Value)
+	}
+	return sum
+}
+
+// What franz-go says about batches and requests as they pass.
+type counters struct {
+	batches, batchBytes, produceRequests, fetchRequests atomic.Uint64
+}
+
+const headerBytes = 61
+
+func (c *counters) OnProduceBatchWritten(_ kgo.BrokerMetadata, _ string, _ int32, m kgo.ProduceBatchMetrics) {
+	c.batches.Add(1)
+	c.batchBytes.Add(uint64(m.CompressedBytes) + headerBytes)
+}
+
+func (c *counters) OnFetchBatchRead(_ kgo.BrokerMetadata, _ string, _ int32, m kgo.FetchBatchMetrics) {
+	c.batches.Add(1)
+	c.batchBytes.Add(uint64(m.CompressedBytes) + headerBytes)
+}
+
+func (c *counters) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, _ kgo.BrokerE2E) {
+	switch key {
+	case 0:
+		c.produceRequests.Add(1)
+	case 1:
+		c.fetchRequests.Add(1)
+	}
+}
+
+// Memory of fetched records, used again after Recycle.
+type pools struct{ bytes, records sync.Pool }
+
+func (p *pools) GetDecompressBytes(compressed []byte, _ kgo.CompressionCodecType) []byte {
+	if got, ok := p.bytes.Get().(*[]byte); ok {
+		return *got
+	}
+	return make([]byte, 0, 6*len(compressed))
+}
+func (p *pools) PutDecompressBytes(b []byte) { p.bytes.Put(&b) }
+func (p *pools) GetRecords(n int) []kgo.Record {
+	if got, ok := p.records.Get().(*[]kgo.Record); ok && cap(*got) >= n {
+		return *got
+	}
+	return make([]kgo.Record, 0, n)
+}
+func (p *pools) PutRecords(r []kgo.Record) { p.records.Put(&r) }
+
 func cpu() time.Duration {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
@@ -109,74 +188,104 @@ func fail(err error) {
 	}
 }
 
+func produce(client *kgo.Client, topic string, messages uint64) {
+	base := time.Now().UnixMilli()
+	var failed atomic.Uint64
+	done := func(_ *kgo.Record, err error) {
+		if err != nil {
+			failed.Add(1)
+		}
+	}
+	ctx := context.Background()
+	for index := uint64(0); index < messages; index++ {
+		client.Produce(ctx, record(topic, index, base), done)
+	}
+	fail(client.Flush(ctx))
+	if failed.Load() > 0 {
+		fail(fmt.Errorf("%d records failed", failed.Load()))
+	}
+}
+
+func consume(client *kgo.Client, messages uint64, pooled bool) (count, sum uint64) {
+	ctx := context.Background()
+	for count < messages {
+		fetches := client.PollFetches(ctx)
+		for _, e := range fetches.Errors() {
+			fail(e.Err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			count++
+			sum += sumOf(r)
+			if pooled {
+				r.Recycle()
+			}
+		})
+	}
+	return count, sum
+}
+
 func main() {
 	bootstrap := flag.String("b", "", "brokers")
 	topic := flag.String("t", "ottla-bench", "topic")
 	messages := flag.Uint64("n", 1_000_000, "records")
 	partitions := flag.Int("partitions", 1, "partitions of the topic")
 	phase := flag.String("phase", "produce", "produce or consume")
+	pooled := flag.Bool("pooled", false, "give fetched records back to pools")
 	flag.Parse()
-	ctx := context.Background()
 	started, cpuStarted := time.Now(), cpu()
-	var count, bytes uint64
+	count, sum, met := *messages, uint64(0), &counters{}
+	opts := []kgo.Opt{kgo.SeedBrokers(strings.Split(*bootstrap, ",")...), kgo.WithHooks(met)}
+	settings := map[string]any{"peer": "franz-go", "version": "1.22.2", "topic": *topic, "messages": *messages}
+	row := map[string]any{"phase": *phase}
+	var requests *atomic.Uint64
 	switch *phase {
 	case "produce":
-		client, err := kgo.NewClient(
-			kgo.SeedBrokers(strings.Split(*bootstrap, ",")...),
-			kgo.ProducerLinger(100*time.Millisecond),
-			kgo.ProducerBatchMaxBytes(1_000_000),
-			kgo.RequiredAcks(kgo.AllISRAcks()),
-			kgo.ProducerBatchCompression(kgo.Lz4Compression()),
-		)
+		requests = &met.produceRequests
+		opts = append(opts, kgo.ProducerLinger(100*time.Millisecond), kgo.ProducerBatchMaxBytes(1_000_000),
+			kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerBatchCompression(kgo.Lz4Compression()))
+		client, err := kgo.NewClient(opts...)
 		fail(err)
-		base := time.Now().UnixMilli()
-		var failed atomic.Uint64
-		done := func(_ *kgo.Record, err error) {
-			if err != nil {
-				failed.Add(1)
-			}
-		}
-		for index := uint64(0); index < *messages; index++ {
-			client.Produce(ctx, record(*topic, index, base), done)
-		}
-		fail(client.Flush(ctx))
-		if failed.Load() > 0 {
-			fail(fmt.Errorf("%d records failed", failed.Load()))
-		}
-		count = *messages
+		produce(client, *topic, *messages)
 		client.Close()
+		settings["linger_ms"], settings["batch_size"], settings["acks"] = "100", "1000000", "all"
+		settings["compression"], settings["idempotence"], settings["max_buffered_records"] = "lz4", true, "50000"
 	case "consume":
+		requests = &met.fetchRequests
 		offsets := map[int32]kgo.Offset{}
 		for p := 0; p < *partitions; p++ {
 			offsets[int32(p)] = kgo.NewOffset().AtStart()
 		}
-		client, err := kgo.NewClient(
-			kgo.SeedBrokers(strings.Split(*bootstrap, ",")...),
-			kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{*topic: offsets}),
-		)
-		fail(err)
-		for count < *messages {
-			fetches := client.PollFetches(ctx)
-			for _, e := range fetches.Errors() {
-				fail(e.Err)
-			}
-			fetches.EachRecord(func(r *kgo.Record) {
-				count++
-				bytes += uint64(len(r.Key) + len(r.Value))
-				for _, h := range r.Headers {
-					bytes += uint64(len(h.Key) + len(h.Value))
-				}
-			})
+		opts = append(opts, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{*topic: offsets}))
+		if *pooled {
+			opts = append(opts, kgo.WithPools(&pools{}))
 		}
+		client, err := kgo.NewClient(opts...)
+		fail(err)
+		count, sum = consume(client, *messages, *pooled)
 		client.Close()
+		settings["pooled"], settings["assignment"] = *pooled, "manual"
 	default:
 		fail(fmt.Errorf("unknown phase %s", *phase))
 	}
-	wall, used := time.Since(started), cpu()-cpuStarted
-	fail(json.NewEncoder(os.Stdout).Encode(map[string]any{
-		"peer": "franz-go", "phase": *phase, "messages": count, "payload_bytes": bytes,
-		"seconds": wall.Seconds(), "messages_per_s": float64(count) / wall.Seconds(),
-		"cpu_us_per_message": float64(used.Nanoseconds()) / 1e3 / float64(count),
-		"max_rss_bytes":      peakRSS(),
-	}))
+	wall, total := time.Since(started), cpu()
+	used := total - cpuStarted
+	row["messages"], row["seconds"] = count, wall.Seconds()
+	row["messages_per_s"] = float64(count) / wall.Seconds()
+	row["cpu_us_per_message"] = float64(used.Nanoseconds()) / 1e3 / float64(count)
+	row["process_cpu_seconds"] = total.Seconds()
+	row["max_rss_bytes"], row["batches"], row["requests"] = peakRSS(), met.batches.Load(), requests.Load()
+	row["wire_bytes"] = met.batchBytes.Load()
+	if *phase == "consume" {
+		// The sum is the whole program's business, the comparison is not: the clock has stopped.
+		expected := uint64(0)
+		for index := uint64(0); index < *messages; index++ {
+			expected += sumOf(record(*topic, index, 0))
+		}
+		row["verify"], row["verified"] = "sum", count == *messages && sum == expected
+		row["checksum"] = fmt.Sprintf("%016x", sum)
+	}
+	fail(json.NewEncoder(os.Stdout).Encode(map[string]any{"settings": settings, "phases": []any{row}}))
+	if verified, checked := row["verified"].(bool); checked && !verified {
+		os.Exit(3)
+	}
 }

@@ -24,6 +24,8 @@ pub struct Cost {
     pub wall: Duration,
     /// User and system time of this process, all threads.
     pub cpu: Duration,
+    /// User and system time of this process since it was started, all threads, ended ones too.
+    pub process_cpu: Duration,
     /// Peak resident memory of this process during the phase, in bytes.
     pub max_rss_bytes: u64,
     /// User and system time of the broker's process, where its id is known.
@@ -47,12 +49,13 @@ impl Meter {
     /// What it cost until now.
     pub fn read(&self) -> Cost {
         let wall = self.started.elapsed();
-        let cpu = usage("self").unwrap_or_default().cpu.saturating_sub(self.own.cpu);
+        let process_cpu = usage("self").unwrap_or_default().cpu;
         let broker_cpu =
             self.broker.and_then(|(pid, before)| Some(usage(&pid.to_string())?.cpu.saturating_sub(before.cpu)));
         Cost {
             wall,
-            cpu,
+            cpu: process_cpu.saturating_sub(self.own.cpu),
+            process_cpu,
             max_rss_bytes: peak_rss("self").unwrap_or(0),
             broker_cpu,
             broker_max_rss_bytes: self.broker.and_then(|(pid, _)| peak_rss(&pid.to_string())),

@@ -1,0 +1,225 @@
+//! The peers: how each is built, and with which words it runs a phase.
+//!
+//! A peer is a program that runs one phase and prints one JSON object, `{"settings":{..},"phases":[{..}]}`, as
+//! `ottla bench --json` does. Adding one is a line in [`ALL`] and a program under `bench-harness/peers`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::fault::Fault;
+use crate::scenario::Scenario;
+
+/// Sending or reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// From the first record to the last acknowledgement.
+    Produce,
+    /// From the first request to the last record.
+    Consume,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Produce => "produce",
+            Self::Consume => "consume",
+        })
+    }
+}
+
+/// One thing a peer can do.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Sending or reading.
+    pub phase: Phase,
+    /// Empty for what all peers do alike; else what is different.
+    pub variant: &'static str,
+    /// Arguments of that variant.
+    args: &'static [&'static str],
+}
+
+/// A client program.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// By which it is asked for.
+    pub name: &'static str,
+    /// What it is, for `list`.
+    pub what: &'static str,
+    kind: Kind,
+    /// What it does; the first step of a phase is the one that is compared.
+    pub steps: &'static [Step],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Ottla,
+    Go,
+}
+
+/// The peer that ratios are to.
+pub const REFERENCE: &str = "franz-go";
+
+/// Every peer.
+pub const ALL: &[Peer] = &[
+    Peer {
+        name: "ottla",
+        what: "this project, as `ottla bench`; reads also with every record made again and compared",
+        kind: Kind::Ottla,
+        steps: &[
+            Step { phase: Phase::Produce, variant: "", args: &[] },
+            Step { phase: Phase::Consume, variant: "", args: &["--verify", "sum"] },
+            Step { phase: Phase::Consume, variant: "all compared", args: &["--verify", "full"] },
+        ],
+    },
+    Peer {
+        name: REFERENCE,
+        what: "franz-go 1.22.2; reads also with its pools",
+        kind: Kind::Go,
+        steps: &[
+            Step { phase: Phase::Produce, variant: "", args: &[] },
+            Step { phase: Phase::Consume, variant: "", args: &[] },
+            Step { phase: Phase::Consume, variant: "pooled", args: &["-pooled"] },
+        ],
+    },
+];
+
+/// The peers of these names, each once.
+pub fn named(names: &[String]) -> Result<Vec<&'static Peer>, Fault> {
+    let mut found: Vec<&'static Peer> = Vec::new();
+    for name in names {
+        let peer = ALL.iter().find(|peer| peer.name == name).ok_or_else(|| {
+            let known: Vec<_> = ALL.iter().map(|peer| peer.name).collect();
+            Fault::Usage(format!("no peer {name}; there are {}", known.join(", ")))
+        })?;
+        if !found.contains(&peer) {
+            found.push(peer);
+        }
+    }
+    Ok(found)
+}
+
+/// What a program needs to know for one phase.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// The brokers.
+    pub bootstrap: &'a str,
+    /// The topic; it exists.
+    pub topic: &'a str,
+    /// Records to send or to read.
+    pub messages: u64,
+    /// Partitions and workload.
+    pub scenario: &'a Scenario,
+}
+
+impl Peer {
+    /// Builds the program. Cargo and Go both do nothing where nothing changed.
+    pub fn build(&self, root: &Path, ottla: Option<&Path>) -> Result<PathBuf, Fault> {
+        match (self.kind, ottla) {
+            (Kind::Ottla, Some(path)) if path.is_file() => Ok(path.to_path_buf()),
+            (Kind::Ottla, Some(path)) => Err(Fault::Usage(format!("--ottla {}: no such program", path.display()))),
+            (Kind::Ottla, None) => {
+                let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+                let mut command = Command::new(cargo);
+                command.args(["build", "--release", "--locked", "--features", "cli", "--bin", "ottla"]);
+                built(command.current_dir(root), "ottla", "or give one with --ottla PATH")?;
+                let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+                Ok(target.join("release/ottla"))
+            }
+            (Kind::Go, _) => {
+                let program = root.join("target/bench-harness").join(self.name);
+                let mut command = Command::new("go");
+                command.args(["build", "-mod=readonly", "-ldflags", "-s -w", "-o"]).arg(&program).arg(".");
+                let source = root.join("bench-harness/peers").join(self.name);
+                built(command.current_dir(source), self.name, "Go 1.26 is needed, or leave the peer out with --peers")?;
+                Ok(program)
+            }
+        }
+    }
+
+    /// The command that runs one step.
+    pub fn command(&self, program: &Path, step: &Step, job: Job<'_>) -> Command {
+        let mut command = Command::new(program);
+        let (messages, partitions) = (job.messages.to_string(), job.scenario.partitions.to_string());
+        let phase = step.phase.to_string();
+        match self.kind {
+            Kind::Ottla => {
+                command.args(["bench", &phase, "-q", "--json", "-b", job.bootstrap, "-t", job.topic]);
+                command.args(["--messages", &messages, "--partitions", &partitions]);
+                without_settings(&mut command);
+            }
+            Kind::Go => {
+                command.args(["-phase", &phase, "-b", job.bootstrap, "-t", job.topic]);
+                command.args(["-n", &messages, "-partitions", &partitions]);
+            }
+        }
+        command.args(step.args);
+        command
+    }
+}
+
+/// Nobody's settings but the scenario's.
+pub fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KAFKA_")) {
+        command.env_remove(name);
+    }
+}
+
+fn built(command: &mut Command, what: &str, hint: &str) -> Result<(), Fault> {
+    let program = command.get_program().display().to_string();
+    // Standard output is the report's.
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
+    let status = status.map_err(Fault::failed(format!("building {what} with {program} ({hint})")))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Fault::Failed(format!("building {what} with {program} ended with {status} ({hint})")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(command: &Command) -> Vec<String> {
+        command.get_args().map(|word| word.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn every_peer_can_do_what_is_compared() {
+        for peer in ALL {
+            for phase in [Phase::Produce, Phase::Consume] {
+                assert!(peer.steps.iter().any(|step| step.phase == phase && step.variant.is_empty()), "{}", peer.name);
+            }
+        }
+        assert!(ALL.iter().any(|peer| peer.name == REFERENCE));
+    }
+
+    #[test]
+    fn peers_are_found_by_name_once() {
+        let names = ["ottla", "franz-go", "ottla"].map(str::to_owned);
+        let found: Vec<_> = named(&names).unwrap().iter().map(|peer| peer.name).collect();
+        assert_eq!(found, ["ottla", "franz-go"]);
+        let fault = named(&["kafkajs".to_owned()]).unwrap_err();
+        assert!(matches!(&fault, Fault::Usage(text) if text.contains("there are ottla, franz-go")), "{fault:?}");
+    }
+
+    #[test]
+    fn a_job_becomes_each_peers_own_words() {
+        let job = Job { bootstrap: "b:1", topic: "t", messages: 7, scenario: &crate::scenario::ALL[1] };
+        let said: Vec<_> =
+            ALL.iter().map(|peer| words(&peer.command(Path::new("x"), &peer.steps[2], job)).join(" ")).collect();
+        assert_eq!(
+            said,
+            [
+                "bench consume -q --json -b b:1 -t t --messages 7 --partitions 12 --verify full",
+                "-phase consume -b b:1 -t t -n 7 -partitions 12 -pooled",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_told_before_anything_runs() {
+        let fault = ALL[0].build(Path::new("."), Some(Path::new("no/ottla"))).unwrap_err();
+        assert_eq!(fault, Fault::Usage("--ottla no/ottla: no such program".into()));
+    }
+}

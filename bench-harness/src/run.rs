@@ -1,0 +1,268 @@
+//! The rounds: who runs when, what is checked, what is collected.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::broker::Broker;
+use crate::counts::Reader;
+use crate::fault::Fault;
+use crate::machine::{self, Cores, spawn_on};
+use crate::peer::{self, Job, Peer, Phase, REFERENCE, Step};
+use crate::report::{Report, Sample};
+use crate::scenario::{self, Scenario};
+use crate::{BrokerKind, RunArgs};
+
+/// What all rounds share.
+struct Race<'a> {
+    args: &'a RunArgs,
+    root: PathBuf,
+    ottla: PathBuf,
+    broker: Broker,
+    cores: Option<Cores>,
+    reader: Reader,
+    /// Peers with their programs.
+    peers: Vec<(&'static Peer, PathBuf)>,
+    /// Whose records are read.
+    source: &'static Peer,
+}
+
+/// Builds the peers, starts the broker, runs every round.
+pub fn run(args: &RunArgs) -> Result<Report, Fault> {
+    let scenarios = scenario::named(&args.scenario)?;
+    let peers = peer::named(&args.peers)?;
+    let source = source(&peers, args.read_from.as_deref())?;
+    let root = root()?;
+    let say = |text: &str| say(args, text);
+    let mut built = Vec::new();
+    for peer in peers {
+        say(&format!("building {}", peer.name));
+        built.push((peer, peer.build(&root, args.ottla.as_deref())?));
+    }
+    // Topics are made and removed with it even where it does not take part.
+    let ottla = match built.iter().find(|(peer, _)| peer.name == "ottla") {
+        Some((_, program)) => program.clone(),
+        None => peer::named(&["ottla".to_owned()])?[0].build(&root, args.ottla.as_deref())?,
+    };
+    let cores = if args.no_pin { None } else { machine::cores()? };
+    if cores.is_none() && !args.no_pin {
+        say("only one core: client and broker share it");
+    }
+    let broker_core = cores.map(|cores| cores.broker);
+    let broker = match (&args.bootstrap, args.broker) {
+        (Some(bootstrap), _) => Broker::given(bootstrap, &args.broker_pid),
+        (None, BrokerKind::Kafka) => Broker::kafka(&root, broker_core)?,
+        (None, BrokerKind::Embedded) => Broker::embedded(&ottla, broker_core)?,
+    };
+    say(&format!("{} at {}", broker.name, broker.bootstrap));
+    let race = Race { args, root, ottla, broker, cores, reader: Reader::find(), peers: built, source };
+    let load_before = machine::load();
+    race.warm_up(scenarios.first().copied())?;
+    let mut report = Report::default();
+    for round in 0..args.runs {
+        for scenario in &scenarios {
+            race.round(round, scenario, &mut report)?;
+        }
+    }
+    let mut machine = machine::facts();
+    machine["load_before"] = json!(load_before);
+    machine["load_after"] = json!(machine::load());
+    machine["client_core"] = json!(cores.map(|cores| cores.client));
+    machine["broker_core"] = json!(cores.map(|cores| cores.broker));
+    report.facts = json!({
+        "machine": machine,
+        "broker": race.broker.name,
+        "runs": args.runs,
+        "messages": args.messages,
+        "read_from": race.source.name,
+        "counts_checked_by": race.reader.name(),
+    });
+    Ok(report)
+}
+
+/// Whose topic all consumers read.
+fn source(peers: &[&'static Peer], asked: Option<&str>) -> Result<&'static Peer, Fault> {
+    let by_name = |name: &str| peers.iter().copied().find(|peer| peer.name == name);
+    match asked {
+        Some(name) => by_name(name).ok_or_else(|| Fault::Usage(format!("--read-from {name}: not among --peers"))),
+        None => by_name(REFERENCE)
+            .or_else(|| peers.first().copied())
+            .ok_or_else(|| Fault::Usage("--peers names none".to_owned())),
+    }
+}
+
+/// The repository: where `ci/kafka` is, from here or from our own program upwards.
+fn root() -> Result<PathBuf, Fault> {
+    let starts = [std::env::current_dir(), std::env::current_exe()];
+    let found = starts.iter().flatten().flat_map(|start| start.ancestors()).find(|dir| dir.join("ci/kafka").is_file());
+    found
+        .map(Path::to_path_buf)
+        .ok_or_else(|| Fault::Failed("run it inside the repository: ci/kafka is not found".into()))
+}
+
+fn say(args: &RunArgs, text: &str) {
+    if !args.quiet {
+        eprintln!("bench-harness: {text}");
+    }
+}
+
+impl Race<'_> {
+    /// A fresh broker compiles its code while it serves: that is not what is measured.
+    fn warm_up(&self, scenario: Option<&Scenario>) -> Result<(), Fault> {
+        let Some(scenario) = scenario.filter(|_| self.args.warm_up > 0) else { return Ok(()) };
+        say(self.args, &format!("warming up with {} records", self.args.warm_up));
+        let (peer, program) = &self.peers[0];
+        let topic = format!("warm-{}", std::process::id());
+        self.topic("create", &topic, Some(scenario.partitions))?;
+        let job = Job { bootstrap: &self.broker.bootstrap, topic: &topic, messages: self.args.warm_up, scenario };
+        for phase in [Phase::Produce, Phase::Consume] {
+            if let Some(step) = peer.steps.iter().find(|step| step.phase == phase) {
+                self.step(peer, program, step, job)?;
+            }
+        }
+        self.topic("delete", &topic, None)
+    }
+
+    /// Every peer sends, the counts are checked, every peer reads.
+    fn round(&self, round: u32, scenario: &'static Scenario, report: &mut Report) -> Result<(), Fault> {
+        // The order turns, so that nobody always comes first.
+        let mut order: Vec<_> = self.peers.iter().collect();
+        let turn = round as usize % order.len();
+        order.rotate_left(turn);
+        let topic_of = |peer: &Peer| format!("{}-{}-{}-{round}", scenario.name, peer.name, std::process::id());
+        for phase in [Phase::Produce, Phase::Consume] {
+            // Variants take turns too: one of each peer after the other.
+            let steps_most = order.iter().map(|(peer, _)| peer.steps.len()).max().unwrap_or(0);
+            for place in 0..steps_most {
+                for (peer, program) in &order {
+                    let Some(step) = peer.steps.iter().filter(|step| step.phase == phase).nth(place) else { continue };
+                    let own = topic_of(peer);
+                    let topic = if phase == Phase::Produce { own } else { topic_of(self.source) };
+                    if phase == Phase::Produce {
+                        self.topic("create", &topic, Some(scenario.partitions))?;
+                    }
+                    let job = Job {
+                        bootstrap: &self.broker.bootstrap,
+                        topic: &topic,
+                        messages: self.args.messages,
+                        scenario,
+                    };
+                    let mut sample = self.step(peer, program, step, job)?;
+                    sample.round = round;
+                    say(self.args, &format!("round {} of {}: {}", round + 1, self.args.runs, sample.line()));
+                    report.samples.push(sample);
+                    if phase == Phase::Produce {
+                        self.check_count(&topic, scenario)?;
+                    }
+                }
+            }
+        }
+        order.iter().try_for_each(|(peer, _)| self.topic("delete", &topic_of(peer), None))
+    }
+
+    fn check_count(&self, topic: &str, scenario: &Scenario) -> Result<(), Fault> {
+        let found = self.reader.count(&self.root, &self.broker.bootstrap, topic, scenario.partitions)?;
+        if found == self.args.messages {
+            return Ok(());
+        }
+        let sent = self.args.messages;
+        Err(Fault::Check(format!("{topic} holds {found} records by {}, {sent} were sent", self.reader.name())))
+    }
+
+    /// Creates or deletes a topic.
+    fn topic(&self, verb: &str, topic: &str, partitions: Option<u32>) -> Result<(), Fault> {
+        let mut command = Command::new(&self.ottla);
+        command.args(["topics", verb, topic, "-b", &self.broker.bootstrap]);
+        if let Some(partitions) = partitions {
+            command.args(["--partitions", &partitions.to_string()]);
+        }
+        peer::without_settings(&mut command);
+        let said = command.stdin(Stdio::null()).output().map_err(Fault::failed("ottla topics"))?;
+        if said.status.success() {
+            return Ok(());
+        }
+        Err(Fault::Failed(format!("ottla topics {verb} {topic}: {}", String::from_utf8_lossy(&said.stderr).trim())))
+    }
+
+    /// Runs one step of one peer to its end.
+    fn step(&self, peer: &Peer, program: &Path, step: &Step, job: Job<'_>) -> Result<Sample, Fault> {
+        let mut command = peer.command(program, step, job);
+        let what = format!("{} {} {}", peer.name, step.phase, job.topic);
+        let broker_before = self.broker.cpu();
+        let limit = Duration::from_secs(self.args.timeout_seconds);
+        let said = output_within(limit, self.cores.map(|cores| cores.client), &mut command, &what)?;
+        let broker_cpu = self.broker.cpu().zip(broker_before).map(|(after, before)| after.saturating_sub(before));
+        let said: Value = serde_json::from_str(&said).map_err(Fault::failed(format!("{what}: its report")))?;
+        Sample::read(peer, step, job, &said, broker_cpu).map_err(|fault| match fault {
+            Fault::Check(text) => Fault::Check(format!("{what}: {text}")),
+            other => Fault::Failed(format!("{what}: {}", other.text())),
+        })
+    }
+}
+
+/// Standard output of a program that must end well and in time; it is stopped by its id when it does not.
+fn output_within(limit: Duration, core: Option<usize>, command: &mut Command, what: &str) -> Result<String, Fault> {
+    let mut child = spawn_on(core, command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+    let (tell, told) = mpsc::channel();
+    if let Some(mut stdout) = child.stdout.take() {
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            let read = stdout.read_to_string(&mut text);
+            // Nobody listens any more when the time was up.
+            let _ = tell.send(read.map(|_| text));
+        });
+    }
+    let text = told.recv_timeout(limit);
+    if text.is_err() {
+        // It has its pipe open still, so it has not ended.
+        let _ = child.kill();
+    }
+    let status = child.wait().map_err(Fault::failed(what))?;
+    let text = text
+        .map_err(|_| Fault::Failed(format!("{what} did not end in {} s (--timeout-seconds)", limit.as_secs())))?
+        .map_err(Fault::failed(what))?;
+    match status.code() {
+        Some(0) => Ok(text),
+        Some(3) => Err(Fault::Check(format!("{what}: what was read is not what was sent: {}", text.trim()))),
+        _ => Err(Fault::Failed(format!("{what} ended with {status}; what it said stands above"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_peer_that_hangs_is_stopped_and_named() {
+        let fault =
+            output_within(Duration::from_millis(50), None, &mut shell("exec sleep 1000"), "peer x").unwrap_err();
+        assert_eq!(fault, Fault::Failed("peer x did not end in 0 s (--timeout-seconds)".into()));
+    }
+
+    #[test]
+    fn exit_codes_keep_their_meaning() {
+        let run = |script: &str| output_within(Duration::from_secs(60), None, &mut shell(script), "peer x");
+        assert_eq!(run("echo good"), Ok("good\n".into()));
+        assert!(matches!(run("echo {}; exit 3"), Err(Fault::Check(text)) if text.contains("peer x")));
+        assert!(matches!(run("exit 1"), Err(Fault::Failed(_))));
+    }
+
+    #[test]
+    fn all_read_what_franz_go_wrote_unless_told_otherwise() {
+        let peers = peer::named(&["ottla".to_owned(), "franz-go".to_owned()]).unwrap();
+        assert_eq!(source(&peers, None).unwrap().name, "franz-go");
+        assert_eq!(source(&peers, Some("ottla")).unwrap().name, "ottla");
+        assert_eq!(source(&peers[..1], None).unwrap().name, "ottla");
+        assert!(matches!(source(&peers, Some("java")), Err(Fault::Usage(_))));
+    }
+}
