@@ -296,7 +296,7 @@ pub fn consume(
 
 /// What is done with the records read.
 enum Check {
-    Full(Verifier),
+    Full(Box<Verifier>),
     Sum { counted: u64, sum: Sum },
 }
 
@@ -304,9 +304,13 @@ impl Check {
     fn new(plan: &Plan<'_>, partitions: usize, base_ms: Option<i64>) -> Self {
         let args = plan.args;
         match args.verify {
-            Verify::Full => {
-                Self::Full(Verifier::new(args.workload, args.messages, partitions, u64::from(args.lanes), base_ms))
-            }
+            Verify::Full => Self::Full(Box::new(Verifier::new(
+                args.workload,
+                args.messages,
+                partitions,
+                u64::from(args.lanes),
+                base_ms,
+            ))),
             Verify::Sum => Self::Sum { counted: 0, sum: Sum::default() },
         }
     }
