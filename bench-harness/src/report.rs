@@ -388,16 +388,16 @@ mod tests {
         assert!(matches!(sample(0, 0, 0, &wrong), Err(Fault::Check(text)) if text.contains("999")));
         let mut wrong = said("consume", 0.001, "");
         wrong["phases"][0]["verified"] = json!(false);
-        assert!(matches!(sample(0, 1, 0, &wrong), Err(Fault::Check(_))));
+        assert!(matches!(sample(0, 2, 0, &wrong), Err(Fault::Check(_))));
         assert!(
-            matches!(sample(0, 1, 0, &json!({"phases": []})), Err(Fault::Failed(text)) if text.contains("messages"))
+            matches!(sample(0, 2, 0, &json!({"phases": []})), Err(Fault::Failed(text)) if text.contains("messages"))
         );
     }
 
     #[test]
     fn peers_that_read_different_sums_fail_the_check() {
         let mut report = report();
-        report.samples.push(sample(0, 1, 0, &said("consume", 0.001, "6")).unwrap());
+        report.samples.push(sample(0, 2, 0, &said("consume", 0.001, "6")).unwrap());
         assert!(matches!(report.print(true), Err(Fault::Check(text)) if text.contains("ottla read 6")));
     }
 

@@ -133,17 +133,23 @@ impl Race<'_> {
         let mut order: Vec<_> = self.peers.iter().collect();
         let turn = round as usize % order.len();
         order.rotate_left(turn);
-        let topic_of = |peer: &Peer| format!("{}-{}-{}-{round}", scenario.name, peer.name, std::process::id());
+        let topic_of = |peer: &Peer, place: usize| {
+            format!("{}-{}-{place}-{}-{round}", scenario.name, peer.name, std::process::id())
+        };
+        let mut topics = Vec::new();
         for phase in [Phase::Produce, Phase::Consume] {
             // Variants take turns too: one of each peer after the other.
             let steps_most = order.iter().map(|(peer, _)| peer.steps.len()).max().unwrap_or(0);
             for place in 0..steps_most {
                 for (peer, program) in &order {
                     let Some(step) = peer.steps.iter().filter(|step| step.phase == phase).nth(place) else { continue };
-                    let own = topic_of(peer);
-                    let topic = if phase == Phase::Produce { own } else { topic_of(self.source) };
+                    let topic = match phase {
+                        Phase::Produce => topic_of(peer, place),
+                        Phase::Consume => topic_of(self.source, 0),
+                    };
                     if phase == Phase::Produce {
                         self.topic("create", &topic, Some(scenario.partitions))?;
+                        topics.push(topic.clone());
                     }
                     let job = Job {
                         bootstrap: &self.broker.bootstrap,
@@ -161,7 +167,7 @@ impl Race<'_> {
                 }
             }
         }
-        order.iter().try_for_each(|(peer, _)| self.topic("delete", &topic_of(peer), None))
+        topics.iter().try_for_each(|topic| self.topic("delete", topic, None))
     }
 
     fn check_count(&self, topic: &str, scenario: &Scenario) -> Result<(), Fault> {
