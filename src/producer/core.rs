@@ -289,11 +289,16 @@ impl Core {
         let shard = match state.states[place].shard {
             NO_SHARD => {
                 let ownership = self.shared.ownership();
-                // Behind records that wait for metadata on the home shard nothing may overtake on another.
+                // Records of this handle that wait for metadata on the home shard must not be overtaken on another: what
+                // follows them goes there too, and stays there, whoever owns the partition by now for other handles.
                 let home = crate::base::ids::ShardIx((topic.0 as usize % self.ports.len().max(1)) as u16);
                 let shard = match snapshot.leader(tp) {
-                    Some((leader, _)) if state.unplaced_tickets == 0 => ownership.owner_for_leader(tp, leader),
-                    _ => ownership.owner_or(tp, || home),
+                    _ if count == 0 || state.unplaced_tickets > 0 => {
+                        ownership.owner_or(tp, || home);
+                        home
+                    }
+                    Some((leader, _)) => ownership.owner_for_leader(tp, leader),
+                    None => ownership.owner_or(tp, || home),
                 };
                 state.states[place].shard = shard.0;
                 shard.0
