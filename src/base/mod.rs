@@ -7,6 +7,7 @@
 
 pub mod backoff;
 pub mod chunk;
+pub mod edge;
 pub mod gate;
 pub mod hash;
 pub mod ids;

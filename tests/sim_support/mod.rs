@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ottla::base::edge::take_edges;
 use ottla::base::rng::Rng;
 use ottla::base::time::{Now, Time};
 use ottla::batch::{Decompressor, RecordSet, Unpacked};
@@ -23,6 +25,8 @@ use ottla::testkit::broker::{Options, Reaction, Rule, SimBroker, TopicSpec};
 use ottla::testkit::net::Party;
 use ottla::testkit::sim::World;
 use ottla::wire::{ApiKey, ErrorCode};
+
+pub mod scene;
 
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const MINUTE: Duration = Duration::from_secs(60);
@@ -56,6 +60,46 @@ impl Drop for Replay {
     }
 }
 
+/// How often something occurred, by name.
+pub type Tally = BTreeMap<String, u64>;
+
+/// Runs every seed, on as many threads as there are processors (a world stays on one), and adds up what they counted. The
+/// first seed that fails ends the rest.
+pub fn each_seed(seeds: &[u64], run: impl Fn(u64, &mut Tally) + Sync) -> Tally {
+    let next = AtomicUsize::new(0);
+    let total = Mutex::new(Tally::new());
+    let work = || {
+        /// Nobody begins another seed when one has failed.
+        struct Last<'a>(&'a AtomicUsize);
+        impl Drop for Last<'_> {
+            fn drop(&mut self) {
+                if std::thread::panicking() {
+                    self.0.store(usize::MAX / 2, Ordering::Relaxed);
+                }
+            }
+        }
+        let _last = Last(&next);
+        let mut mine = Tally::new();
+        while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            run(*seed, &mut mine);
+        }
+        let mut total = total.lock().unwrap();
+        for (what, count) in mine {
+            *total.entry(what).or_default() += count;
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(seeds.len());
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for thread in running {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    });
+    total.into_inner().unwrap()
+}
+
 /// World, broker and engine.
 pub struct Bed {
     pub world: World,
@@ -75,6 +119,8 @@ impl Bed {
         settings: EngineSettings,
     ) -> Self {
         let seed = world.schedule().seed();
+        // What an earlier world of this thread went through is not ours.
+        let _ = take_edges();
         let party = world.party("broker");
         let specs =
             topics.iter().map(|(name, partitions)| TopicSpec::new(*name, *partitions).replication(brokers as i16));
@@ -129,6 +175,11 @@ impl Bed {
             *out.borrow_mut() = Some(value);
         });
         slot
+    }
+
+    /// A topic that is made, remade or deleted while the world runs: its log is read too.
+    pub fn watch(&mut self, topic: &str) {
+        self.topics.push((topic.to_owned(), 0));
     }
 
     /// Runs a task to its end and gives what it returned.
@@ -196,7 +247,8 @@ impl Bed {
                 let Some(address) = broker.address(node) else { continue };
                 match rng.below(10) {
                     0..=4 => {
-                        let (topic, partitions) = &topics[rng.below(topics.len() as u64) as usize];
+                        let known: Vec<_> = topics.iter().filter(|(_, partitions)| *partitions > 0).collect();
+                        let (topic, partitions) = known[rng.below(known.len() as u64) as usize];
                         if broker.move_leader(topic, rng.below(*partitions as u64) as i32, node) {
                             schedule.count("leaders moved");
                         }
@@ -232,8 +284,11 @@ impl Bed {
     pub fn logs(&self) -> BTreeMap<(String, i32), Vec<(i64, String)>> {
         let mut logs = BTreeMap::new();
         let (mut decompressor, mut unpacked) = (Decompressor::new(64 << 20), Unpacked::new());
-        for (topic, partitions) in &self.topics {
-            for partition in 0..*partitions {
+        let count = |topic: &str| {
+            self.broker.look(|core| core.cluster.topics.get(topic).map_or(0, |topic| topic.partitions.len() as i32))
+        };
+        for (topic, _) in &self.topics {
+            for partition in 0..count(topic) {
                 let mut records = Vec::new();
                 for batch in self.broker.log(topic, partition) {
                     for view in RecordSet::new(&batch) {
@@ -287,6 +342,9 @@ impl Bed {
         *all.entry("engine: batches retried".to_owned()).or_default() += stats.retries;
         *all.entry("engine: links lost".to_owned()).or_default() += stats.link_failures;
         *all.entry("engine: records delivered".to_owned()).or_default() += stats.delivered;
+        for (edge, count) in take_edges() {
+            *all.entry(format!("edge: {edge}")).or_default() += count;
+        }
     }
 }
 

@@ -39,6 +39,7 @@ pub use cause::{Cause, PeerIncompatible, PeerMisbehaved};
 pub use versions::Versions;
 
 use crate::base::chunk::{ChunkPool, Piece};
+use crate::base::edge::edge;
 use crate::base::time::Time;
 use crate::config::EngineSettings;
 use crate::wire::frame;
@@ -224,6 +225,7 @@ impl Connection {
     /// The owner opens a socket now. Only from closed; otherwise nothing happens.
     pub fn connect(&mut self, now: Time) {
         if matches!(self.phase, Phase::Closed) {
+            edge("connection: closed -> connecting");
             self.phase = Phase::Connecting { deadline: now + self.settings.setup_timeout };
         }
     }
@@ -277,6 +279,7 @@ impl Connection {
     /// The socket is connected: the handshake begins.
     pub fn on_connected(&mut self, now: Time) {
         let Phase::Connecting { deadline } = self.phase else { return };
+        edge("connection: connecting -> negotiating");
         self.phase = Phase::Negotiating { deadline };
         self.first = true;
         self.used_at = now;
@@ -341,6 +344,12 @@ impl Connection {
     /// ends here; the connection can be connected again.
     pub fn on_closed(&mut self, error: &io::Error, written: usize, sink: &mut impl Sink) {
         let negotiating = matches!(self.phase, Phase::Negotiating { .. });
+        edge(match self.phase {
+            Phase::Closed | Phase::Connecting { .. } => "connection: connecting -> closed",
+            Phase::Negotiating { .. } => "connection: negotiating -> closed",
+            Phase::Ready { .. } => "connection: ready -> closed",
+            Phase::Draining { .. } => "connection: draining -> closed",
+        });
         let cause = match std::mem::replace(&mut self.phase, Phase::Closed) {
             Phase::Draining { cause } => cause,
             _ => Cause::from_io(error),
@@ -508,6 +517,11 @@ impl Connection {
 
     fn drain(&mut self, cause: Cause) {
         if !matches!(self.phase, Phase::Closed | Phase::Draining { .. }) {
+            edge(match self.phase {
+                Phase::Connecting { .. } => "connection: connecting -> draining",
+                Phase::Negotiating { .. } => "connection: negotiating -> draining",
+                _ => "connection: ready -> draining",
+            });
             self.phase = Phase::Draining { cause };
         }
     }
@@ -720,6 +734,7 @@ impl Connection {
         self.handshake.on_success(versions.offered(ApiKey::ApiVersions));
         self.stats.handshakes += 1;
         self.throttle(now, answer.throttle_time_ms);
+        edge("connection: negotiating -> ready");
         self.phase = Phase::Ready { versions: Rc::clone(&versions) };
         sink.ready(&versions);
         Ok(())

@@ -41,6 +41,9 @@ pub(super) struct Session {
 impl Session {
     /// The broker forgot, or will have: the next request names everything.
     pub(super) fn reset(&mut self) {
+        if self.epoch != 0 {
+            crate::base::edge::edge("fetch session: open -> lost");
+        }
         *self = Self::default();
     }
 
@@ -80,6 +83,11 @@ impl Session {
 
     /// The broker answered without an error.
     pub(super) fn on_answer(&mut self, session_id: i32) {
+        crate::base::edge::edge(match (session_id, self.epoch) {
+            (0, _) => "fetch session: asked -> none granted",
+            (_, 0) => "fetch session: asked -> open",
+            _ => "fetch session: open -> continued",
+        });
         if session_id == 0 {
             (self.id, self.epoch) = (0, 0);
             return;

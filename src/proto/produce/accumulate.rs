@@ -78,9 +78,11 @@ impl Produce {
         };
         if let Identity::Missing { previous } = producer.identity {
             // Asked for with the first record, so that it is there when linger ends.
+            edge("identity: missing -> asked");
             producer.identity = Identity::Asked { previous };
             self.actions.push_back(Action::GetProducerId { producer: who, previous });
         }
+        edge("batch: none -> open");
         part.batch_no += partition::NO_STEP;
         let no = part.batch_no;
         let mut runs = Runs::new();
@@ -136,6 +138,7 @@ impl Produce {
                 part.next_sequence = sequence_after(part.next_sequence, count);
             }
         }
+        edge(if stamp.is_some() { "batch: open -> sealed and stamped" } else { "batch: open -> sealed" });
         let sealed = open.builder.seal(bytes);
         self.stats.batches += 1;
         self.stats.raw_bytes += sealed.raw_bytes() as u64;
@@ -265,6 +268,11 @@ impl Produce {
         let maybe = matches!(batch.state, State::InFlight(_)) || batch.tried == Tried::Maybe;
         let reason = Reason::Timeout(part.last_error);
         let outcome = if maybe { Outcome::Unknown(reason) } else { Outcome::Failed(reason) };
+        edge(match batch.state {
+            State::InFlight(_) => "batch: in flight -> timed out",
+            _ if maybe => "batch: perhaps written -> timed out",
+            _ => "batch: sealed -> timed out",
+        });
         self.conclude(ix, at, outcome);
         self.settle_front(ix, settle);
         self.touch(ix);
@@ -294,8 +302,10 @@ impl Produce {
             part.queue.iter().skip(at + 1).any(|batch| batch.state != State::Ready || batch.tried == Tried::Maybe);
         if maybe || followers_out {
             // The broker may or may not count these numbers as used: go on under a new epoch.
+            edge("numbers: used -> spent");
             part.bump = true;
         } else {
+            edge("numbers: used -> given again");
             // Nobody ever saw these numbers used: give them to the followers.
             part.next_sequence = sequence;
             part.unstamp(at + 1);
@@ -308,6 +318,11 @@ impl Produce {
         let producer = part.producer;
         while let Some(Batch { state: State::Done(outcome), .. }) = part.queue.front() {
             let outcome = *outcome;
+            edge(match outcome {
+                Outcome::Delivered { .. } => "batch: done -> delivered",
+                Outcome::Failed(_) => "batch: done -> failed",
+                Outcome::Unknown(_) => "batch: done -> unknown",
+            });
             let Some(batch) = part.queue.pop_front() else { return };
             if let Some(producer) = self.producers.get_mut(usize::from(producer.0)).and_then(Option::as_mut) {
                 producer.live_batches -= 1;

@@ -152,6 +152,7 @@ impl Produce {
     fn deliver(&mut self, ix: PartIx, at: usize, offset: i64, timestamp_ms: i64) {
         let part = self.part(ix);
         part.backoff.reset();
+        edge(if part.probation { "partition: on probation -> trusted" } else { "batch: in flight -> acknowledged" });
         part.probation = false;
         part.last_error = ErrorCode::None;
         part.last_offset = part.last_offset.max(offset);
@@ -227,6 +228,7 @@ impl Produce {
         let part = &mut self.parts[ix.0 as usize];
         let batch = &mut part.queue[at];
         batch.state = State::Ready;
+        edge(if maybe { "batch: in flight -> perhaps written" } else { "batch: in flight -> refused" });
         if maybe {
             batch.tried = Tried::Maybe;
         } else if batch.tried == Tried::Never {
@@ -234,6 +236,7 @@ impl Produce {
         }
         part.regroup = part.in_flight > 0;
         if back_off && !part.backing_off {
+            edge("partition: sending -> backing off");
             part.backing_off = true;
             let wait = part.backoff.next(&mut self.rng);
             self.backing_off.push(std::cmp::Reverse((now + wait, ix)));
@@ -248,6 +251,7 @@ impl Produce {
         if leader.0 < 0 || epoch <= part.leader_epoch || part.leader == Some(leader) {
             return false;
         }
+        edge("partition: led -> led by whom the answer named");
         let tp = part.tp;
         // Every producer's view of the partition moves.
         let twins = self.topics.get(&tp.topic).map(|topic| topic.parts.clone()).unwrap_or_default();

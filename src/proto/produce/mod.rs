@@ -39,6 +39,7 @@ pub use unplaced::Placement;
 
 use crate::base::backoff::{Backoff, BackoffRange};
 use crate::base::chunk::ChunkPool;
+use crate::base::edge::edge;
 use crate::base::hash::Map;
 use crate::base::ids::{BrokerId, ProducerIx, TopicIx, Tp};
 use crate::base::rng::Rng;

@@ -61,6 +61,11 @@ impl Produce {
             if batch.tried != Tried::Never {
                 self.stats.retries += 1;
             }
+            edge(match batch.tried {
+                Tried::Never => "batch: sealed -> in flight",
+                Tried::Refused => "batch: refused -> in flight",
+                Tried::Maybe => "batch: perhaps written -> in flight",
+            });
             batch.state = State::InFlight(call_ix);
             part.in_flight += 1;
             bytes += batch.sealed.wire_len();
@@ -213,6 +218,7 @@ impl Produce {
                 return;
             };
             next = Ident { id: current.id, epoch };
+            edge("identity: epoch -> next epoch");
             producer.identity = Identity::Have(next);
             self.stats.bumps += 1;
         }
@@ -221,6 +227,7 @@ impl Produce {
         // A broker that knows nothing of an id takes any first sequence number from it: a second batch on its way together
         // with a first one that is refused would be let in before it. So the first goes alone until it is acknowledged.
         part.probation = true;
+        edge("partition: old identity -> new identity");
         part.next_sequence = 0;
         part.unstamp(0);
     }
@@ -280,6 +287,7 @@ impl Produce {
 
     /// The topic was deleted and made again (d1-17): its log is empty, nothing sent before is in it.
     fn start_anew(&mut self, ix: PartIx) {
+        edge("partition: old topic id -> new topic id");
         let part = self.part(ix);
         part.leader_epoch = -1;
         part.last_offset = -1;
@@ -306,6 +314,7 @@ impl Produce {
         let Some(leader) = fact.leader else {
             // Between leaders: what is queued waits, and the old leader gets no more (d1-19).
             if part.leader.take().is_some() {
+                edge("partition: led -> leaderless");
                 self.leave(ix);
             }
             if !self.part(ix).is_idle() {
@@ -319,6 +328,11 @@ impl Produce {
             return;
         }
         let moved = part.known;
+        edge(match (moved, part.in_flight > 0) {
+            (false, _) => "partition: unknown -> led",
+            (true, false) => "partition: led -> led by another",
+            (true, true) => "partition: led -> led by another with batches in flight",
+        });
         part.known = true;
         part.leader = Some(leader);
         // d1-13: old answers first, then one batch alone.
@@ -376,12 +390,14 @@ impl Produce {
         let mine = |part: &Partition| part.producer == producer;
         match grant {
             Ok(ident) => {
+                edge("identity: asked -> granted");
                 state.identity = Identity::Have(ident);
                 for ix in (0..self.parts.len()).filter(|ix| mine(&self.parts[*ix])).collect::<Vec<_>>() {
                     self.touch(PartIx(ix as u32));
                 }
             }
             Err(code) => {
+                edge("identity: asked -> refused");
                 state.identity = Identity::Missing { previous };
                 for ix in (0..self.parts.len()).filter(|ix| mine(&self.parts[*ix])).collect::<Vec<_>>() {
                     let ix = PartIx(ix as u32);

@@ -76,6 +76,7 @@ impl Produce {
         if !entry.known() && !self.unplaced.topics.contains_key(&topic) {
             self.actions.push_back(Action::Refresh { topic, why: Stale::Unknown });
         }
+        edge("record: sent -> unplaced");
         let waiting = self.unplaced.topics.entry(topic).or_default();
         waiting.bodies.extend_from_slice(body);
         waiting.records.push_back(Held {
@@ -136,6 +137,7 @@ impl Produce {
             }
             let Held { timestamp_ms, origin, charge, .. } = held;
             let record = Arrival { timestamp_ms, body, origin, charge: charge as usize };
+            edge("record: unplaced -> placed");
             self.append(now, ix, &record, settle);
             if flushed {
                 self.make_due(ix);
@@ -153,6 +155,7 @@ impl Produce {
     }
 
     fn refuse_held(&mut self, topic: TopicIx, held: &Held, reason: Reason, settle: &mut impl Settle) {
+        edge("record: unplaced -> failed");
         self.stats.failed += 1;
         let tp = Tp { topic, partition: held.partition };
         settle.settled(held.producer, tp, &Run::of(&held.origin), Outcome::Failed(reason));

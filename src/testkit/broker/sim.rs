@@ -52,7 +52,8 @@ impl SimBroker {
         }
         let frames = FrameReader::new(core.options.request_bytes_max);
         let broker = Self { core: Arc::new(Mutex::new(core)), net: net.clone(), party };
-        let driver = SimDriver { broker: broker.clone(), listeners, conns: BTreeMap::new(), frames };
+        let scratch = vec![0; READ_BYTES];
+        let driver = SimDriver { broker: broker.clone(), listeners, conns: BTreeMap::new(), frames, scratch };
         Ok((broker, driver))
     }
 
@@ -126,6 +127,8 @@ pub struct SimDriver {
     listeners: Vec<(SocketAddr, Option<SimListener>)>,
     conns: BTreeMap<ConnId, Conn>,
     frames: FrameReader,
+    /// What is read goes through here: making room for it in every connection's input would clear that much each time.
+    scratch: Vec<u8>,
 }
 
 impl SimDriver {
@@ -194,7 +197,7 @@ impl SimDriver {
 
     fn serve(&mut self, core: &mut BrokerCore, now: Now, id: ConnId) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
-        if let Some(reason) = conn.serve(core, now, id, self.frames) {
+        if let Some(reason) = conn.serve(core, now, id, self.frames, &mut self.scratch) {
             self.conns.remove(&id);
             core.disconnect(now, id, reason);
         }
@@ -203,7 +206,14 @@ impl SimDriver {
 
 impl Conn {
     /// Goes on until it must wait. A reason: the connection is over.
-    fn serve(&mut self, core: &mut BrokerCore, now: Now, id: ConnId, frames: FrameReader) -> Option<CloseReason> {
+    fn serve(
+        &mut self,
+        core: &mut BrokerCore,
+        now: Now,
+        id: ConnId,
+        frames: FrameReader,
+        scratch: &mut [u8],
+    ) -> Option<CloseReason> {
         loop {
             while self.sent < self.out.len() {
                 match self.stream.write(&self.out[self.sent..]) {
@@ -230,12 +240,11 @@ impl Conn {
                     }
                     Ok(None) if self.ended => return Some(CloseReason::Client),
                     Ok(None) => {
-                        let filled = self.input.len();
-                        self.input.resize(filled + READ_BYTES, 0);
-                        let result = self.stream.read(&mut self.input[filled..]);
-                        self.input.truncate(filled + if let ReadResult::Data(count) = result { count } else { 0 });
-                        match result {
-                            ReadResult::Data(_) => continue,
+                        match self.stream.read(scratch) {
+                            ReadResult::Data(count) => {
+                                self.input.extend_from_slice(&scratch[..count]);
+                                continue;
+                            }
                             ReadResult::Pending => return None,
                             ReadResult::Ended => self.ended = true,
                             ReadResult::Reset => return Some(CloseReason::Client),
