@@ -49,6 +49,16 @@ pub enum Refusal {
     /// The topic was deleted and made again; its offsets mean something else now.
     #[error("the topic was deleted and made again")]
     Recreated,
+    /// Data loss: the log no longer holds what was read from it. Records from `to` on, which may have been given out, are
+    /// gone or others now (an unclean leader election). Reading goes on at `to`, or after a seek when `auto.offset.reset` is
+    /// `none` (KIP-320).
+    #[error("the log was truncated: read up to offset {offset}, the same only up to {to}")]
+    Truncated {
+        /// Where fetching stood.
+        offset: i64,
+        /// The end of what is still as it was.
+        to: i64,
+    },
     /// The broker refuses for good; it is asked again now and then.
     #[error("the broker answers {}", .0.name())]
     Broker(ErrorCode),

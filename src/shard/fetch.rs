@@ -21,7 +21,7 @@ use crate::mesh::{FetchCommand, FetchEvent, MailboxSender, Slab, SlabPool};
 use crate::proto::cluster::Snapshot;
 use crate::proto::connection::{Call, Connection, Reply, ReplyMode, ReplyPart, Then, Versions, encode_head};
 use crate::proto::fetch::{FetchCall, FetchVersions, Fetcher, Output};
-use crate::wire::messages::{FetchResponse, ListOffsetsResponse};
+use crate::wire::messages::{FetchResponse, ListOffsetsResponse, OffsetForLeaderEpochResponse};
 use crate::wire::{ApiKey, Message, Reader};
 
 /// All consumers of one shard.
@@ -140,23 +140,33 @@ impl FetchLanes {
                 Then::Throttle(throttle)
             }
             _ => {
-                lane.fetcher.on_failed(now, broker, true);
+                lane.fetcher.on_failed(now, broker, ApiKey::Fetch);
                 Then::Kill("a malformed Fetch answer")
             }
         }
     }
 
-    /// Offsets were answered.
+    /// Offsets, or ends of epochs, were answered.
     pub(super) fn on_reply(&mut self, now: Time, consumer: ConsumerIx, broker: BrokerId, reply: &Reply<'_>) -> Then {
         let Some(lane) = self.lanes.get_mut(&consumer) else { return Then::Continue };
-        match ListOffsetsResponse::decode(reply.version, &mut Reader::new(reply.body)) {
-            Ok(response) => {
-                lane.fetcher.on_offsets(now, broker, &response);
-                Then::Throttle(response.throttle_time_ms)
+        let (version, mut reader) = (reply.version, Reader::new(reply.body));
+        let throttle = match reply.api {
+            ApiKey::OffsetForLeaderEpoch => {
+                OffsetForLeaderEpochResponse::decode(version, &mut reader).map(|response| {
+                    lane.fetcher.on_epochs(now, broker, &response);
+                    response.throttle_time_ms
+                })
             }
+            _ => ListOffsetsResponse::decode(version, &mut reader).map(|response| {
+                lane.fetcher.on_offsets(now, broker, &response);
+                response.throttle_time_ms
+            }),
+        };
+        match throttle {
+            Ok(throttle) => Then::Throttle(throttle),
             Err(_) => {
-                lane.fetcher.on_failed(now, broker, false);
-                Then::Kill("a malformed ListOffsets answer")
+                lane.fetcher.on_failed(now, broker, reply.api);
+                Then::Kill("a malformed answer about offsets")
             }
         }
     }
@@ -168,7 +178,7 @@ impl FetchLanes {
         if fetch && let Some(answer) = lane.answers.remove(&broker) {
             release(&mut self.slabs, answer);
         }
-        lane.fetcher.on_failed(now, broker, fetch);
+        lane.fetcher.on_failed(now, broker, api);
     }
 
     // ---- What to do next ----
@@ -227,6 +237,10 @@ impl FetchLanes {
                 FetchCall::ListOffsets { version, request } => {
                     (ApiKey::ListOffsets, *version, encode_head(client_id, *version, request, &mut self.scratch), 0)
                 }
+                FetchCall::OffsetForLeaderEpoch { version, request } => {
+                    let encoded = encode_head(client_id, *version, request, &mut self.scratch);
+                    (ApiKey::OffsetForLeaderEpoch, *version, encoded, 0)
+                }
                 FetchCall::Fetch { version, request, reserve } => {
                     (ApiKey::Fetch, *version, encode_head(client_id, *version, request, &mut self.scratch), *reserve)
                 }
@@ -239,7 +253,7 @@ impl FetchLanes {
                 && connection.submit(now, Call { tag, api, version, head, inserts, timeout: None, reply }).is_ok();
             if !accepted {
                 // A request that cannot be said or is not taken is as good as lost: backoff, then again.
-                lane.fetcher.on_failed(now, broker, fetch);
+                lane.fetcher.on_failed(now, broker, api);
                 break;
             }
             any = true;
@@ -301,5 +315,7 @@ fn common(versions: &Versions) -> FetchVersions {
         fetch: versions.pick(ApiKey::Fetch),
         fetch_by_name: versions.pick_by_name(ApiKey::Fetch),
         list_offsets: versions.pick_within(ApiKey::ListOffsets, 1, i16::MAX),
+        // From version 3 on the request says whose epoch it is that asks: a follower, or none.
+        offset_for_leader_epoch: versions.pick_within(ApiKey::OffsetForLeaderEpoch, 3, i16::MAX),
     }
 }

@@ -39,6 +39,13 @@ pub(super) struct Cursor {
     pub(super) topic_id: Uuid,
     pub(super) leader: Option<BrokerId>,
     pub(super) leader_epoch: i32,
+    /// Epoch of the leader that appended the record before `at`; -1 when unknown (after a seek).
+    pub(super) last_epoch: i32,
+    /// The leader's epoch rose, or the offset is said not to exist: the log may have lost records that were read, so its
+    /// end in `last_epoch` is asked for before anything more is fetched (KIP-320).
+    pub(super) unproven: bool,
+    /// The log was found whole up to here after this offset was said not to exist.
+    pub(super) proven: Option<i64>,
     /// Bytes given out and not yet taken by the consumer.
     pub(super) queued_bytes: usize,
     /// `partition_max_bytes` of the next request.
@@ -55,7 +62,8 @@ pub(super) struct Cursor {
 impl Cursor {
     /// Whether it may be part of a Fetch to its leader now, as far as it is concerned itself.
     pub(super) fn is_fetchable(&self, now: Time) -> bool {
-        matches!(self.at, At::Offset(_)) && !self.paused && self.leader.is_some() && self.wait_until <= now
+        let is_known = matches!(self.at, At::Offset(_)) && !self.unproven;
+        is_known && !self.paused && self.leader.is_some() && self.wait_until <= now
     }
 
     /// Whether the consumer has taken enough of what came to ask for more.
@@ -75,11 +83,17 @@ impl Cursor {
             StartAt::Offset(offset) => At::Offset(offset),
             start => At::Nowhere(start),
         };
+        self.forget_epoch();
         self.queued_bytes = 0;
         self.full = false;
         self.held = false;
         self.wait_until = Time::ZERO;
         self.backoff.reset();
         self.told = Told::Nothing;
+    }
+
+    /// Nothing is known of the record before `at`.
+    pub(super) fn forget_epoch(&mut self) {
+        (self.last_epoch, self.unproven, self.proven) = (-1, false, None);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::cursor::{At, Cursor, Told};
+use super::epochs::{self, Proof, Proving};
 use super::lookup::{self, LookedUp};
 use super::output::Output;
 use super::session::{Asked, Session};
@@ -15,9 +16,12 @@ use crate::base::time::Time;
 use crate::batch::{Aborted, Fetched, RecordSet, Refusal};
 use crate::config::{AutoOffsetReset, ConsumerSettings, IsolationLevel, StartAt};
 use crate::proto::cluster::{Snapshot, TopicState};
-use crate::wire::messages::fetch::response::{NodeEndpoint, PartitionData};
-use crate::wire::messages::{FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse};
-use crate::wire::{ErrorCode, Verdict};
+use crate::wire::messages::fetch::response::{EpochEndOffset, NodeEndpoint, PartitionData};
+use crate::wire::messages::{
+    FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest,
+    OffsetForLeaderEpochResponse,
+};
+use crate::wire::{ApiKey, ErrorCode, Verdict};
 
 /// A Fetch for less than this is not worth its round trip: wait until memory comes back.
 const GRANT_BYTES_MIN: usize = 64 << 10;
@@ -25,6 +29,8 @@ const GRANT_BYTES_MIN: usize = 64 << 10;
 const PARTITION_BYTES_MIN: i32 = 64 << 10;
 /// Fetch from here on names topics by id.
 const FETCH_BY_ID_FROM: i16 = 13;
+/// Fetch from here on says the epoch of the record before, and is told where logs part.
+const FETCH_LAST_EPOCH_FROM: i16 = 12;
 
 /// The versions that a broker and we have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +41,8 @@ pub struct FetchVersions {
     pub fetch_by_name: Option<i16>,
     /// The highest of ListOffsets.
     pub list_offsets: Option<i16>,
+    /// The highest of OffsetForLeaderEpoch that tells fenced epochs; without, nothing is proven after a leader change.
+    pub offset_for_leader_epoch: Option<i16>,
 }
 
 /// A request to send to a broker.
@@ -46,6 +54,13 @@ pub enum FetchCall {
         version: i16,
         /// What to send.
         request: ListOffsetsRequest,
+    },
+    /// Positions are proven after a leader change.
+    OffsetForLeaderEpoch {
+        /// To encode with.
+        version: i16,
+        /// What to send.
+        request: OffsetForLeaderEpochRequest,
     },
     /// Records are fetched.
     Fetch {
@@ -64,6 +79,7 @@ struct Side {
     session: Session,
     fetching: bool,
     looking: Option<BTreeMap<Tp, LookedUp>>,
+    proving: Option<BTreeMap<Tp, Proving>>,
     wait_until: Time,
     backoff: Backoff,
     /// Something changed since the partitions were last looked at.
@@ -119,6 +135,9 @@ impl Fetcher {
             topic_id: Uuid::ZERO,
             leader: None,
             leader_epoch: -1,
+            last_epoch: -1,
+            unproven: false,
+            proven: None,
             queued_bytes: 0,
             full: false,
             bytes_max: self.settings.max_partition_fetch_bytes,
@@ -251,15 +270,53 @@ impl Fetcher {
         }
     }
 
+    /// Ends of epochs were answered.
+    pub fn on_epochs(&mut self, now: Time, broker: BrokerId, response: &OffsetForLeaderEpochResponse) {
+        let Some(side) = self.sides.get_mut(&broker) else { return };
+        side.dirty = true;
+        side.backoff.reset();
+        let Some(mut asked) = side.proving.take() else { return };
+        for topic in &response.topics {
+            let Some(ix) = self.by_name.get(topic.topic.as_str()).copied() else { continue };
+            for partition in &topic.partitions {
+                let tp = Tp { topic: ix, partition: partition.partition };
+                let Some(proving) = asked.remove(&tp) else { continue };
+                let Some(cursor) = self.cursors.get_mut(&tp) else { continue };
+                let is_current = cursor.generation == proving.generation
+                    && cursor.at == At::Offset(proving.offset)
+                    && cursor.unproven
+                    && cursor.leader_epoch == proving.leader_epoch;
+                if !is_current {
+                    // What is asked for now is asked for again.
+                    continue;
+                }
+                match ErrorCode::from(partition.error_code) {
+                    ErrorCode::None => {
+                        cursor.backoff.reset();
+                        let (epoch, end) = (partition.leader_epoch, partition.end_offset);
+                        self.on_proof(tp, Proof::of(proving.offset, proving.last_epoch, epoch, end));
+                    }
+                    code => self.on_refused(now, tp, code),
+                }
+            }
+        }
+        // Left out of the answer: asked again, not at once.
+        for tp in asked.into_keys() {
+            if let Some(cursor) = self.cursors.get_mut(&tp) {
+                cursor.wait_until = now + cursor.backoff.next(&mut self.rng);
+            }
+        }
+    }
+
     /// A request ended without an answer, or its answer was no answer. The session is over, positions stay.
-    pub fn on_failed(&mut self, now: Time, broker: BrokerId, fetch: bool) {
+    pub fn on_failed(&mut self, now: Time, broker: BrokerId, api: ApiKey) {
         let Some(side) = self.sides.get_mut(&broker) else { return };
         side.dirty = true;
         side.session.reset();
-        if fetch {
-            side.fetching = false;
-        } else {
-            side.looking = None;
+        match api {
+            ApiKey::Fetch => side.fetching = false,
+            ApiKey::OffsetForLeaderEpoch => side.proving = None,
+            _ => side.looking = None,
         }
         side.wait_until = now + side.backoff.next(&mut self.rng);
         let topics: BTreeSet<TopicIx> = self
@@ -293,6 +350,9 @@ impl Fetcher {
             && let Some(version) = versions.list_offsets
             && let Some(call) = self.lookup(now, broker, version)
         {
+            return Some(call);
+        }
+        if let Some(call) = self.prove(now, broker, versions.offset_for_leader_epoch) {
             return Some(call);
         }
         self.fetch(now, broker, versions, grant)
@@ -368,6 +428,7 @@ impl Fetcher {
                     cursor.at = At::Nowhere(StartAt::Earliest);
                 }
                 cursor.leader_epoch = -1;
+                cursor.forget_epoch();
             }
             cursor.topic_id = topic.id;
             self.by_id.insert(topic.id, tp.topic);
@@ -389,6 +450,8 @@ impl Fetcher {
     fn lead(&mut self, tp: Tp, leader: BrokerId, epoch: i32) {
         let Some(cursor) = self.cursors.get_mut(&tp) else { return };
         if cursor.leader != Some(leader) || cursor.leader_epoch != epoch {
+            // What a new leader lacks of what was read, it will never have.
+            cursor.unproven |= cursor.last_epoch >= 0 && epoch > cursor.leader_epoch;
             (cursor.leader, cursor.leader_epoch) = (Some(leader), epoch);
             cursor.wait_until = Time::ZERO;
             self.topology += 1;
@@ -398,6 +461,7 @@ impl Fetcher {
             session: Session::default(),
             fetching: false,
             looking: None,
+            proving: None,
             wait_until: Time::ZERO,
             backoff: Backoff::new(backoff),
             dirty: true,
@@ -436,6 +500,50 @@ impl Fetcher {
         Some(FetchCall::ListOffsets { version, request })
     }
 
+    fn prove(&mut self, now: Time, broker: BrokerId, version: Option<i16>) -> Option<FetchCall> {
+        let side = self.sides.get_mut(&broker)?;
+        if side.proving.is_some() {
+            return None;
+        }
+        let mut asked = BTreeMap::new();
+        for cursor in self.cursors.values_mut().filter(|cursor| cursor.leader == Some(broker) && cursor.unproven) {
+            let At::Offset(offset) = cursor.at else { continue };
+            if version.is_none() {
+                // A broker that cannot say: as before KIP-320.
+                cursor.unproven = false;
+            } else if !cursor.paused && cursor.wait_until <= now {
+                let Cursor { generation, leader_epoch, last_epoch, .. } = *cursor;
+                asked.insert(cursor.tp, Proving { generation, offset, leader_epoch, last_epoch });
+            }
+        }
+        let version = version.filter(|_| !asked.is_empty())?;
+        let request = epochs::request(&asked, &|tp| self.name(tp));
+        let side = self.sides.get_mut(&broker)?;
+        side.proving = Some(asked);
+        // Others may be fetched meanwhile.
+        side.dirty = true;
+        Some(FetchCall::OffsetForLeaderEpoch { version, request })
+    }
+
+    /// What was found out about the record before a position.
+    fn on_proof(&mut self, tp: Tp, proof: Proof) {
+        let Some(cursor) = self.cursors.get_mut(&tp) else { return };
+        let At::Offset(offset) = cursor.at else { return };
+        cursor.unproven = false;
+        match proof {
+            Proof::Whole => {}
+            // Not said again, lest a broker that does not know it refuses the offset.
+            Proof::Unknown => cursor.last_epoch = -1,
+            Proof::Parted { epoch, to } => {
+                cursor.last_epoch = epoch;
+                let stopped = self.settings.auto_offset_reset == AutoOffsetReset::None;
+                cursor.at = if stopped { At::Stopped } else { At::Offset(to) };
+                let (generation, why) = (cursor.generation, Refusal::Truncated { offset, to });
+                self.outputs.push_back(Output::Refused { tp, generation, why, stopped });
+            }
+        }
+    }
+
     fn fetch(&mut self, now: Time, broker: BrokerId, versions: &FetchVersions, grant: usize) -> Option<FetchCall> {
         let side = self.sides.get_mut(&broker)?;
         if side.fetching {
@@ -460,18 +568,21 @@ impl Fetcher {
             sum = sum.saturating_add(cursor.bytes_max as usize);
             all_ids &= !cursor.topic_id.is_zero();
             let (generation, topic_id) = (cursor.generation, cursor.topic_id);
-            let (leader_epoch, bytes_max) = (cursor.leader_epoch, cursor.bytes_max);
-            wanted.insert(cursor.tp, Asked { offset, leader_epoch, bytes_max, topic_id, generation });
+            let Cursor { leader_epoch, last_epoch, bytes_max, .. } = *cursor;
+            wanted.insert(cursor.tp, Asked { offset, leader_epoch, last_epoch, bytes_max, topic_id, generation });
         }
         if !useful {
             return None;
         }
         let bytes_max = grant.min(self.settings.fetch_max_bytes as usize);
-        if bytes_max < GRANT_BYTES_MIN.min(sum) {
+        if grant < GRANT_BYTES_MIN.min(sum).min(self.settings.fetch_max_bytes as usize) {
             // Memory will come back and say so.
             return None;
         }
         let version = if all_ids { versions.fetch } else { versions.fetch_by_name }?;
+        if version < FETCH_LAST_EPOCH_FROM {
+            wanted.values_mut().for_each(|asked| asked.last_epoch = -1);
+        }
         let mut request = FetchRequest {
             max_wait_ms: i32::try_from(self.settings.fetch_max_wait.as_millis()).unwrap_or(i32::MAX),
             min_bytes: self.settings.fetch_min_bytes,
@@ -514,6 +625,10 @@ impl Fetcher {
         if cursor.generation != asked.generation || cursor.at != At::Offset(asked.offset) || cursor.paused {
             return;
         }
+        if cursor.unproven {
+            // Of a leader whose log may be another than the one to go on with.
+            return;
+        }
         let code = ErrorCode::from(data.error_code);
         if code != ErrorCode::None {
             let (leader, epoch) = (data.current_leader.leader_id, data.current_leader.leader_epoch);
@@ -529,18 +644,25 @@ impl Fetcher {
             return;
         }
         cursor.backoff.reset();
+        let EpochEndOffset { epoch, end_offset, .. } = data.diverging_epoch;
+        if epoch >= 0 && end_offset >= 0 {
+            self.on_proof(tp, Proof::of(asked.offset, asked.last_epoch, epoch, end_offset));
+            return;
+        }
+        cursor.proven = None;
         let records = data.records.unwrap_or_default();
         if records.is_empty() {
             cursor.told = Told::Nothing;
             return;
         }
-        let (mut next, mut whole, mut broken) = (asked.offset, 0, false);
+        let (mut next, mut whole, mut broken, mut last_epoch) = (asked.offset, 0, false, -1);
         let mut set = RecordSet::new(&records);
         for view in set.by_ref() {
             match view {
                 Ok(view) => {
                     whole += 1;
                     next = next.max(view.last_offset() + 1);
+                    last_epoch = view.header().map_or(-1, |header| header.partition_leader_epoch);
                 }
                 // Whoever reads the chunk meets it in its place and says so.
                 Err(_) => broken = true,
@@ -561,6 +683,7 @@ impl Fetcher {
             return;
         } else {
             cursor.at = At::Offset(next);
+            cursor.last_epoch = last_epoch;
         }
         cursor.told = Told::Nothing;
         cursor.queued_bytes += records.len();
@@ -592,6 +715,12 @@ impl Fetcher {
         let (verdict, generation) = (code.verdict(), cursor.generation);
         match (verdict, cursor.at) {
             (Verdict::ResetOffset, At::Offset(offset)) => {
+                if cursor.last_epoch >= 0 && cursor.proven != Some(offset) {
+                    // The log may have been truncated: then reading goes on where it still is as it was.
+                    (cursor.unproven, cursor.proven) = (true, Some(offset));
+                    return;
+                }
+                cursor.forget_epoch();
                 match self.settings.auto_offset_reset {
                     AutoOffsetReset::Earliest => cursor.at = At::Nowhere(StartAt::Earliest),
                     AutoOffsetReset::Latest => cursor.at = At::Nowhere(StartAt::Latest),

@@ -16,6 +16,8 @@ use crate::wire::messages::fetch::request::{FetchPartition, FetchRequest, FetchT
 pub(super) struct Asked {
     pub(super) offset: i64,
     pub(super) leader_epoch: i32,
+    /// Of the record before `offset`; -1 when unknown or not sayable.
+    pub(super) last_epoch: i32,
     pub(super) bytes_max: i32,
     pub(super) topic_id: Uuid,
     /// Ours; brokers don't hear of it.
@@ -24,7 +26,7 @@ pub(super) struct Asked {
 
 impl Asked {
     fn same_on_wire(&self, other: &Self) -> bool {
-        let wire = |asked: &Self| (asked.offset, asked.leader_epoch, asked.bytes_max, asked.topic_id);
+        let wire = |a: &Self| (a.offset, a.leader_epoch, a.last_epoch, a.bytes_max, a.topic_id);
         wire(self) == wire(other)
     }
 }
@@ -103,6 +105,7 @@ fn ask(request: &mut FetchRequest, tp: Tp, asked: &Asked, by_id: bool, name: &im
         partition: tp.partition,
         current_leader_epoch: asked.leader_epoch,
         fetch_offset: asked.offset,
+        last_fetched_epoch: asked.last_epoch,
         partition_max_bytes: asked.bytes_max,
         ..FetchPartition::default()
     };

@@ -17,7 +17,6 @@ use crate::batch::{
 };
 use crate::config::{AutoOffsetReset, ConsumerSettings, IsolationLevel, StartAt};
 use crate::proto::cluster::{Cluster, Snapshot, TopicNames};
-use crate::wire::ErrorCode;
 use crate::wire::messages::fetch::response::{
     AbortedTransaction, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
 };
@@ -26,11 +25,17 @@ use crate::wire::messages::metadata::response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use crate::wire::messages::{FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataResponse};
+use crate::wire::{ApiKey, ErrorCode};
 
 const ID: Uuid = Uuid([7; 16]);
 const ONE: BrokerId = BrokerId(1);
 const TWO: BrokerId = BrokerId(2);
-const VERSIONS: FetchVersions = FetchVersions { fetch: Some(17), fetch_by_name: Some(12), list_offsets: Some(10) };
+const VERSIONS: FetchVersions = FetchVersions {
+    fetch: Some(17),
+    fetch_by_name: Some(12),
+    list_offsets: Some(10),
+    offset_for_leader_epoch: Some(4),
+};
 const PLENTY: usize = 64 << 20;
 
 fn at(ms: u64) -> Time {
@@ -654,7 +659,7 @@ fn d2_50_one_partition_in_trouble_and_one_dead_broker_delay_nobody_else() {
     bed.fetch(ONE);
     bed.fetch(TWO);
     // Broker two dies; partition 0 of broker one answers an error each time.
-    bed.fetcher.on_failed(bed.now, TWO, true);
+    bed.fetcher.on_failed(bed.now, TWO, ApiKey::Fetch);
     assert!(bed.outputs().contains(&Output::NeedMetadata { topic: TopicIx(0), stale: true }));
     let (mut requests, mut delivered) = (1, 0);
     for round in 0..200 {
