@@ -3,13 +3,9 @@
 use super::super::*;
 use super::model::*;
 
-fn one_per_batch() -> ProducerSettings {
-    ProducerSettings { batch_count_max: Some(1), linger: ms(1_000), ..Default::default() }
-}
-
-/// A granted rig with `count` batches of one record in flight in requests of their own.
+/// A granted rig with `count` batches in flight in requests of their own.
 fn in_flight(count: usize) -> (Rig, Vec<Sent>) {
-    let mut rig = Rig::granted(one_per_batch());
+    let mut rig = Rig::granted(grouped());
     (0..count).for_each(|i| rig.send(0, &i.to_string()));
     rig.produce.flush(P);
     let sent: Vec<_> = std::iter::from_fn(|| rig.call(B1)).collect();
@@ -62,7 +58,7 @@ fn d1_02_disconnect_after_the_write_keeps_order_and_duplicates_nothing() {
     }
     rig.run(B1);
     assert_eq!(rig.log(0), ["first", "0", "1", "2", "3", "4"]);
-    assert!(rig.outcomes(0).iter().all(|(_, outcome)| delivered(outcome)));
+    assert!(rig.ends(0).iter().all(|(_, outcome)| delivered(outcome)));
     rig.check_end();
 }
 
@@ -70,13 +66,13 @@ fn d1_02_disconnect_after_the_write_keeps_order_and_duplicates_nothing() {
 fn d1_03_duplicate_sequence_is_success_with_unknown_offset() {
     let (mut rig, sent) = in_flight(1);
     rig.refuse(&sent[0], ErrorCode::DuplicateSequenceNumber);
-    assert_eq!(rig.outcomes(0), [(1, Outcome::Delivered { offset: -1, timestamp_ms: -1 })]);
+    assert_eq!(rig.ends(0), [(1, Outcome::Delivered { offset: -1, timestamp_ms: -1 })]);
     rig.check_end();
 }
 
 #[test]
 fn d1_04_never_more_than_five_unanswered_batches_per_partition() {
-    let mut rig = Rig::granted(one_per_batch());
+    let mut rig = Rig::granted(grouped());
     rig.produce.settings.in_flight_max = 100;
     (0..20).for_each(|i| rig.send(0, &i.to_string()));
     rig.produce.flush(P);
@@ -110,9 +106,9 @@ fn d1_04_no_more_than_four_batches_pass_one_that_may_have_to_be_sent_again() {
 
 #[test]
 fn d1_04_without_idempotence_in_flight_one_keeps_order_across_connection_errors() {
-    let mut rig = Rig::new(ProducerSettings { idempotence: false, ..one_per_batch() });
+    let mut rig = Rig::new(ProducerSettings { idempotence: false, ..grouped() });
     rig.produce.settings.in_flight_max = 1;
-    rig.produce.add_producer(P, std::sync::Arc::new(ProducerSettings { idempotence: false, ..one_per_batch() }));
+    rig.produce.add_producer(P, std::sync::Arc::new(ProducerSettings { idempotence: false, ..grouped() }));
     (0..4).for_each(|i| rig.send(0, &i.to_string()));
     rig.produce.flush(P);
     for round in 0..20 {
@@ -152,7 +148,7 @@ fn d1_05_out_of_order_at_the_head_bumps_the_epoch_and_goes_on() {
     rig.refuse(&sent[1], ErrorCode::OutOfOrderSequenceNumber);
     rig.refuse(&sent[2], ErrorCode::OutOfOrderSequenceNumber);
     let again = rig.call_later(B1);
-    assert_eq!(again.stamp(0), (7, 1, 0, 1));
+    assert_eq!(again.stamp(0), (7, 1, 0, 3));
     rig.accept(&again);
     rig.run(B1);
     assert_eq!(rig.log(0), ["first", "0", "1", "2"]);
@@ -164,21 +160,21 @@ fn d1_06_unknown_producer_id_retries_or_bumps() {
     let (mut rig, sent) = in_flight(1);
     rig.answer_with(&sent[0], |_, index, _| Rig::error(index, ErrorCode::UnknownProducerId));
     let again = rig.call_later(B1);
-    assert_eq!(again.stamp(0), (7, 0, 1, 1), "log start -1: a plain retry");
+    assert_eq!(again.stamp(0), (7, 0, 3, 3), "log start -1: a plain retry");
     rig.answer_with(&again, |_, index, _| {
         let mut error = Rig::error(index, ErrorCode::UnknownProducerId);
         error.log_start_offset = 50;
         error
     });
     let again = rig.call_later(B1);
-    assert_eq!(again.stamp(0), (7, 1, 0, 1), "the log was cut: a new epoch");
+    assert_eq!(again.stamp(0), (7, 1, 0, 3), "the log was cut: a new epoch");
     rig.accept(&again);
     rig.check_end();
 }
 
 #[test]
 fn d1_07_other_partitions_follow_a_bump_when_nothing_old_is_unresolved() {
-    let mut rig = Rig::granted(one_per_batch());
+    let mut rig = Rig::granted(grouped());
     // The first batch under an identity goes alone: both partitions have theirs behind them.
     rig.send(0, "-");
     rig.send(1, "-");
@@ -191,7 +187,7 @@ fn d1_07_other_partitions_follow_a_bump_when_nothing_old_is_unresolved() {
     rig.produce.flush(P);
     let first = rig.call(B1).unwrap();
     let second = rig.call(B1).unwrap();
-    assert_eq!((first.stamp(0).1, first.stamp(1).1, second.stamp(1)), (0, 0, (7, 0, 2, 1)));
+    assert_eq!((first.stamp(0).1, first.stamp(1).1, second.stamp(1)), (0, 0, (7, 0, 6, 3)));
     // Partition 0 needs a new epoch; partition 1's batches may be written.
     rig.answer_with(&first, |rig, index, bytes| {
         if index == 0 {
@@ -201,7 +197,7 @@ fn d1_07_other_partitions_follow_a_bump_when_nothing_old_is_unresolved() {
         Rig::error(index, ErrorCode::RequestTimedOut)
     });
     let bumped = rig.call_later(B1);
-    assert_eq!(bumped.stamp(0), (7, 1, 0, 1));
+    assert_eq!(bumped.stamp(0), (7, 1, 0, 3));
     rig.accept(&bumped);
     rig.send(1, "3");
     rig.produce.flush(P);
@@ -212,19 +208,19 @@ fn d1_07_other_partitions_follow_a_bump_when_nothing_old_is_unresolved() {
         epochs.push(sent.stamp(1));
         rig.accept(&sent);
     }
-    assert_eq!(epochs, [(7, 0, 1, 1), (7, 0, 2, 1), (7, 1, 0, 1)]);
+    assert_eq!(epochs, [(7, 0, 3, 3), (7, 0, 6, 3), (7, 1, 0, 3)]);
     assert_eq!(rig.log(1), ["-", "1", "2", "3"]);
     rig.check_end();
 }
 
 #[test]
 fn d1_13_a_second_batch_is_not_let_in_before_the_first_by_a_broker_that_knows_no_sequence() {
-    let mut rig = Rig::granted(one_per_batch());
+    let mut rig = Rig::granted(grouped());
     rig.send(1, "0");
     rig.send(1, "1");
     rig.produce.flush(P);
     let first = rig.call(B1).unwrap();
-    assert_eq!(first.stamp(1), (7, 0, 0, 1));
+    assert_eq!(first.stamp(1), (7, 0, 0, 3));
     assert!(rig.call(B1).is_none(), "the broker would take sequence 1 from an id it does not know");
     rig.refuse(&first, ErrorCode::NotEnoughReplicas);
     rig.run(B1);
@@ -234,7 +230,7 @@ fn d1_13_a_second_batch_is_not_let_in_before_the_first_by_a_broker_that_knows_no
 
 #[test]
 fn d1_08_after_epoch_32767_a_new_producer_id() {
-    let mut rig = Rig::new(one_per_batch());
+    let mut rig = Rig::new(grouped());
     rig.send(0, "a");
     rig.produce.flush(P);
     assert!(rig.call(B1).is_none());
@@ -244,22 +240,22 @@ fn d1_08_after_epoch_32767_a_new_producer_id() {
     assert!(rig.call(B1).is_none());
     rig.grant(8, 0);
     let sent = rig.call(B1).unwrap();
-    assert_eq!(sent.stamp(0), (8, 0, 0, 1));
+    assert_eq!(sent.stamp(0), (8, 0, 0, 3));
     rig.accept(&sent);
-    assert!(rig.outcomes(0).iter().all(|(_, outcome)| delivered(outcome)));
+    assert!(rig.ends(0).iter().all(|(_, outcome)| delivered(outcome)));
     rig.check_end();
 }
 
 #[test]
-fn d1_08_sequences_pass_two_to_the_31() {
-    let mut rig = Rig::granted(one_per_batch());
+fn d1_08_sequences_pass_two_to_the_31_inside_a_batch() {
+    let mut rig = Rig::granted(grouped());
     let ix = rig.produce.partition(P, tp(0));
     rig.produce.part(ix).next_sequence = i32::MAX - 1;
-    rig.logs.clear();
+    rig.logs.entry(0).or_default().forget(7, i32::MAX - 2);
     (0..4).for_each(|i| rig.send(0, &i.to_string()));
     rig.produce.flush(P);
     let sent: Vec<_> = std::iter::from_fn(|| rig.call(B1)).collect();
-    assert_eq!(sent.iter().map(|sent| sent.stamp(0).2).collect::<Vec<_>>(), [i32::MAX - 1, i32::MAX, 0, 1]);
+    assert_eq!(sent.iter().map(|sent| sent.stamp(0).2).collect::<Vec<_>>(), [i32::MAX - 1, 1, 4, 7]);
     sent.iter().for_each(|sent| rig.accept(sent));
     assert_eq!(rig.log(0), ["0", "1", "2", "3"]);
 }
@@ -272,7 +268,7 @@ fn d1_09_invalid_producer_epoch_gets_a_new_identity() {
     rig.grant(9, 3);
     rig.run(B1);
     assert_eq!(rig.log(0), ["first", "0", "1"]);
-    assert!(rig.outcomes(0).iter().all(|(_, outcome)| delivered(outcome)));
+    assert!(rig.ends(0).iter().all(|(_, outcome)| delivered(outcome)));
     rig.check_end();
 }
 
@@ -287,7 +283,7 @@ fn d1_10_only_the_failed_batch_fails_and_its_followers_arrive_in_order() {
         }
         rig.produce.flush(P);
         rig.run(B1);
-        let outcomes = rig.outcomes(0);
+        let outcomes = rig.ends(0);
         assert_eq!(outcomes[0], (1, Outcome::Failed(Reason::Broker(ErrorCode::InvalidRecord))));
         assert!(outcomes[1..].iter().all(|(_, outcome)| delivered(outcome)));
         let expected: Vec<String> = ["first".into()]
@@ -320,7 +316,7 @@ fn split_with(compression: crate::config::Compression) {
     rig.run(B1);
     let expected: Vec<_> = (0..10).map(|i| i.to_string()).chain(["later".into()]).collect();
     assert_eq!(rig.log(0)[1..], expected);
-    let outcomes = rig.outcomes(0);
+    let outcomes = rig.ends(0);
     assert_eq!(outcomes.len(), 11);
     for (i, (ticket, outcome)) in outcomes.iter().enumerate() {
         let offset = i as i64 + 1;
@@ -331,10 +327,13 @@ fn split_with(compression: crate::config::Compression) {
 
 #[test]
 fn d1_11_a_lone_record_that_is_too_large_fails_naming_its_sizes() {
-    let (mut rig, sent) = in_flight(1);
-    let wire = sent[0].bytes(0).len() as u32;
-    rig.refuse(&sent[0], ErrorCode::MessageTooLarge);
-    let outcomes = rig.outcomes(0);
+    let mut rig = Rig::granted(ProducerSettings { batch_count_max: Some(1), ..grouped() });
+    rig.send(0, "0");
+    rig.produce.flush(P);
+    let sent = rig.call(B1).unwrap();
+    let wire = sent.bytes(0).len() as u32;
+    rig.refuse(&sent, ErrorCode::MessageTooLarge);
+    let outcomes = rig.ends(0);
     assert!(
         matches!(outcomes[0].1, Outcome::Failed(Reason::TooLarge { raw: 8, wire: w }) if w == wire),
         "{outcomes:?}"
@@ -349,11 +348,11 @@ fn d1_12_expiry_with_the_request_on_the_socket() {
     rig.produce.flush(P);
     let released = rig.out.released;
     rig.pass(ms(119_999));
-    assert!(rig.outcomes(0).is_empty());
+    assert!(rig.ends(0).is_empty());
     let next = rig.call(B1).unwrap();
     assert_eq!(next.stamp(0).1, 0);
     rig.pass(ms(1));
-    let outcomes = rig.outcomes(0);
+    let outcomes = rig.ends(0);
     assert!(
         outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Unknown(Reason::Timeout(_)))),
         "{outcomes:?}"
@@ -364,9 +363,9 @@ fn d1_12_expiry_with_the_request_on_the_socket() {
     assert!(rig.call(B1).is_none(), "old requests are still out");
     rig.produce.on_lost(rig.now, sent[0].call, true, &mut rig.out);
     rig.produce.on_lost(rig.now, next.call, true, &mut rig.out);
-    assert_eq!(rig.out.released, released + 200);
+    assert_eq!(rig.out.released, released + 600);
     let after = rig.call_later(B1);
-    assert_eq!(after.stamp(0), (7, 1, 0, 1), "under a new epoch");
+    assert_eq!(after.stamp(0), (7, 1, 0, 3), "under a new epoch");
     rig.accept(&after);
     rig.check_end();
 }

@@ -5,3 +5,4 @@ mod idempotence;
 mod leaders;
 mod model;
 mod outcomes;
+mod weather;

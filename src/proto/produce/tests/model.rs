@@ -77,6 +77,34 @@ impl Sent {
     }
 }
 
+/// Records that the rig sends for one value, where a test asks for batches of several: so every number that is counted by
+/// batches instead of records shows.
+pub const GROUP: u32 = 3;
+
+/// Small batches with a long linger: each holds the records of one [`Rig::send`].
+pub fn grouped() -> ProducerSettings {
+    ProducerSettings { batch_count_max: Some(GROUP), linger: ms(1_000), ..Default::default() }
+}
+
+/// The model's own arithmetic: sequences count modulo 2^31.
+fn after(sequence: i32, count: i64) -> i32 {
+    ((i64::from(sequence) + count) % (1 << 31)) as i32
+}
+
+/// The values without their places in the group; a group that is not whole and in order shows as it is.
+fn by_group(records: &[String]) -> Vec<&str> {
+    let mut seen = Vec::new();
+    let mut rest = records;
+    while let [first, more @ ..] = rest {
+        seen.push(first.as_str());
+        let whole = |(i, record): (usize, &String)| *record == format!("{first}/{}", i + 1);
+        let taken = more.len().min(GROUP as usize - 1);
+        let grouped = taken == GROUP as usize - 1 && more[..taken].iter().enumerate().all(whole);
+        rest = if grouped { &more[taken..] } else { more };
+    }
+    seen
+}
+
 pub fn values(batch: &[u8]) -> Vec<String> {
     let view = RecordSet::new(batch).next().unwrap().unwrap();
     let mut unpacked = Unpacked::new();
@@ -96,6 +124,12 @@ pub struct Log {
 }
 
 impl Log {
+    /// As if this producer's last batch had ended with `last`, and all records were gone since.
+    pub fn forget(&mut self, producer: i64, last: i32) {
+        self.records.clear();
+        self.producers.insert(producer, (0, vec![(last, last, 0)]));
+    }
+
     /// Appends as `ProducerStateManager` would allow.
     pub fn append(&mut self, bytes: &[u8]) -> Result<i64, ErrorCode> {
         let batch = RecordSet::new(bytes).next().unwrap().unwrap();
@@ -104,7 +138,7 @@ impl Log {
         if header.producer_id >= 0 {
             let (epoch, seen) = self.producers.entry(header.producer_id).or_insert((header.producer_epoch, vec![]));
             let first = header.base_sequence;
-            let last = sequence_after(first, header.count as u32 - 1);
+            let last = after(first, i64::from(header.count) - 1);
             if header.producer_epoch < *epoch {
                 return Err(ErrorCode::InvalidProducerEpoch);
             }
@@ -118,7 +152,7 @@ impl Log {
                 let _ = known;
                 return Err(ErrorCode::DuplicateSequenceNumber);
             }
-            if seen.last().is_some_and(|known| sequence_after(known.1, 1) != first) {
+            if seen.last().is_some_and(|known| after(known.1, 1) != first) {
                 return Err(ErrorCode::OutOfOrderSequenceNumber);
             }
             seen.push((first, last, self.records.len() as i64));
@@ -140,6 +174,8 @@ pub struct Rig {
     pub logs: BTreeMap<i32, Log>,
     tickets: BTreeMap<i32, u64>,
     pub charged: usize,
+    /// Records per value.
+    group: u32,
 }
 
 pub fn settings() -> ProducerSettings {
@@ -158,6 +194,7 @@ impl Rig {
         let names = TopicNames::new();
         assert_eq!(names.intern("t"), Ok(T));
         let mut produce = Produce::new(shared, ChunkPool::new(1 << 20));
+        let group = settings.batch_count_max.unwrap_or(1);
         produce.add_producer(P, Arc::new(settings));
         let mut rig = Self {
             produce,
@@ -167,6 +204,7 @@ impl Rig {
             logs: BTreeMap::new(),
             tickets: BTreeMap::new(),
             charged: 0,
+            group,
         };
         rig.leaders(&[Some(B1); 4]);
         rig
@@ -209,8 +247,15 @@ impl Rig {
         self.produce.append(self.now, ix, &record, &mut self.out);
     }
 
+    /// One record, or with `batch_count_max` a whole batch: `value`, `value/1`, ...
     pub fn send(&mut self, partition: i32, value: &str) {
         self.send_with(partition, value, |_| {});
+        (1..self.group).for_each(|i| self.send_with(partition, &format!("{value}/{i}"), |_| {}));
+    }
+
+    /// Exactly `count` records.
+    pub fn send_records(&mut self, partition: i32, values: std::ops::Range<usize>) {
+        values.for_each(|i| self.send_with(partition, &i.to_string(), |_| {}));
     }
 
     pub fn actions(&mut self) -> Vec<Action> {
@@ -363,8 +408,32 @@ impl Rig {
         .collect()
     }
 
+    /// As [`Rig::outcomes`], by value: all records of a group must have ended alike, at consecutive offsets. Tells the
+    /// group's number and the first record's outcome.
+    pub fn ends(&self, partition: i32) -> Vec<(u64, Outcome)> {
+        let outcomes = self.outcomes(partition);
+        let mut ends = Vec::new();
+        for group in outcomes.chunks(self.group as usize) {
+            let (first, end) = group[0];
+            assert_eq!(group.len(), self.group as usize, "a part of a group ended: {outcomes:?}");
+            assert_eq!(first % u64::from(self.group), 0, "{outcomes:?}");
+            for (i, (ticket, outcome)) in (0..).zip(group) {
+                let expected = match end {
+                    Outcome::Delivered { offset, timestamp_ms } if offset >= 0 => {
+                        Outcome::Delivered { offset: offset + i, timestamp_ms }
+                    }
+                    other => other,
+                };
+                assert_eq!((*ticket, *outcome), (first + i as u64, expected), "{outcomes:?}");
+            }
+            ends.push((first / u64::from(self.group), end));
+        }
+        ends
+    }
+
+    /// The log, by value: see [`Rig::send`].
     pub fn log(&self, partition: i32) -> Vec<&str> {
-        self.logs.get(&partition).map(|log| log.records.iter().map(String::as_str).collect()).unwrap_or_default()
+        self.logs.get(&partition).map(|log| by_group(&log.records)).unwrap_or_default()
     }
 
     /// Everything ended once, in order, and the budget is whole.
