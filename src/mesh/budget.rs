@@ -2,21 +2,28 @@
 //!
 //! ```text
 //!   handle ── Credit (≤ 4 KiB unspent) ──► free ◄── give_back ── shard, when a batch is done
-//!                     ▲      taken back when somebody waits     └► waiters, first come first served, by freed bytes
+//!                     ▲      taken back when somebody waits     ├► waiters, first come first served, by freed bytes
+//!   Share of the record's partition: held ≤ free? ◄── release ──┘  those of a partition that holds too much are passed
 //! ```
 //! Taken before a record enters its lane, returned when the shard has no more use for its memory, so shards never need
 //! budget to make progress. A waiter that is cancelled or times out leaves no trace; what it was just given goes on to the
-//! next. Nobody passes a waiter: with one in the queue, [`Budget::try_take`] refuses.
+//! next. Nobody passes a waiter for bytes: with one in the queue, [`Budget::try_take`] refuses.
 //!
-//! Issue 4 adds the dynamic share per partition (at most half of what is free): its place is the key of a waiter, beside
-//! `bytes` in `Waiter`, and a queue per partition in `Queue`.
+//! A handle pays for a record's own bytes; a shard settles the difference to the chunks that they really occupy with
+//! [`Budget::adjust`], which may leave the budget below zero: then nobody is given any until it is above.
+//!
+//! A partition may hold as much as is free, that is at most half of what would be free without it (design §3.8): one that
+//! is dead leaves the other half to the rest, n dead ones leave 1 / (n + 1). Waiters of a partition above that wait behind
+//! each other only, and keep nobody else from the bytes that are free.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use crate::base::hash::Map;
+use crate::base::ids::Tp;
 use crate::base::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use crate::base::sync::{self, Mutex, heavy_barrier, light_barrier, lock, park_until, prepare_barriers};
 use crate::base::time::{Clock, Time};
@@ -53,13 +60,43 @@ pub struct Budget(sync::Arc<Inner>);
 
 struct Inner {
     capacity: u64,
+    /// An `i64`: below zero when chunks turned out larger than what was paid for.
     free: AtomicU64,
-    /// Length of `Queue::waiting`, so that returning costs one load while nobody waits.
+    /// Waiters for bytes, so that returning costs one load while nobody waits.
     waiting: AtomicUsize,
+    /// Waiters whose partition holds too much.
+    held_up: AtomicUsize,
     closed: AtomicBool,
     queue: Mutex<Queue>,
     /// Unspent grants of all handles.
     credits: Mutex<Vec<std::sync::Weak<CreditCell>>>,
+    shares: Mutex<Map<Tp, Share>>,
+}
+
+/// What records of one partition hold of the budget, all handles together. Partition -1 stands for records of a topic
+/// that have no partition yet. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Share {
+    tp: Tp,
+    /// An `i64`: handles declare what they sent a few KiB late, so it may be below zero for a while.
+    held: std::sync::Arc<AtomicU64>,
+}
+
+impl Share {
+    /// So many more bytes are held.
+    pub fn hold(&self, bytes: u64) {
+        self.held.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    /// So many fewer bytes are held. Give them back to the budget afterwards, which serves those who wait for this.
+    pub fn release(&self, bytes: u64) {
+        self.held.fetch_sub(bytes, Ordering::SeqCst);
+    }
+
+    /// Bytes held, as far as declared.
+    pub fn held_bytes(&self) -> i64 {
+        self.held.load(Ordering::SeqCst) as i64
+    }
 }
 
 #[derive(Default)]
@@ -73,6 +110,7 @@ struct Queue {
 
 struct Waiter {
     bytes: u64,
+    share: Option<Share>,
     deadline: Time,
     waker: Waker,
 }
@@ -84,9 +122,11 @@ impl Budget {
             capacity,
             free: AtomicU64::new(capacity),
             waiting: AtomicUsize::new(0),
+            held_up: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             queue: Mutex::new(Queue::default()),
             credits: Mutex::new(Vec::new()),
+            shares: Mutex::new(Map::default()),
         }))
     }
 
@@ -98,17 +138,49 @@ impl Budget {
     /// Returns `bytes` taken before; wakes as many waiters as they suffice for, oldest first.
     pub fn give_back(&self, bytes: u64) {
         let before = self.0.free.fetch_add(bytes, Ordering::SeqCst);
-        debug_assert!(before + bytes <= self.0.capacity, "more budget returned than taken");
+        let after = (before as i64).saturating_add(bytes as i64);
+        debug_assert!(after <= self.0.capacity as i64, "more budget returned than taken");
         fence(Ordering::SeqCst);
-        if self.is_pressed() {
+        if self.waiters() > 0 {
             self.serve();
         }
+    }
+
+    /// Gives back, or with a negative `bytes` takes without asking: what shards hold differs from what handles paid.
+    pub fn adjust(&self, bytes: i64) {
+        match bytes {
+            0 => {}
+            1.. => self.give_back(bytes as u64),
+            _ => {
+                self.0.free.fetch_sub(bytes.unsigned_abs(), Ordering::SeqCst);
+                if self.0.free_now() < 0 {
+                    // A grant of 4 KiB could become a hundred chunks.
+                    self.take_back_credit();
+                }
+            }
+        }
+    }
+
+    /// A partition's share, made at first use. Takes a lock: keep the clone.
+    pub fn share(&self, tp: Tp) -> Share {
+        let make = || Share { tp, held: std::sync::Arc::new(AtomicU64::new(0)) };
+        lock(&self.0.shares).entry(tp).or_insert_with(make).clone()
+    }
+
+    /// Whether a partition may hold more now.
+    pub fn admits(&self, share: &Share) -> bool {
+        self.0.admits(share)
     }
 
     /// Waits for `bytes` until `deadline`. A future and a pollable core; dropping it cancels. Its deadline is carried out by
     /// [`Budget::expire`] (any thread with a clock), or by the parked thread itself in [`Budget::take_by`].
     pub fn take(&self, bytes: u64, deadline: Time) -> Take {
-        Take { budget: self.clone(), bytes, deadline, id: None }
+        Take { budget: self.clone(), bytes, share: None, deadline, id: None }
+    }
+
+    /// As [`Budget::take`], for a record of one partition: waits until that may hold more, too, and counts the bytes there.
+    pub fn take_for(&self, bytes: u64, share: Share, deadline: Time) -> Take {
+        Take { budget: self.clone(), bytes, share: Some(share), deadline, id: None }
     }
 
     /// Parks until `bytes` were taken.
@@ -119,7 +191,7 @@ impl Budget {
 
     /// Ends the waits whose deadline has passed. Says when to call again.
     pub fn expire(&self, now: Time) -> Time {
-        if !self.is_pressed() {
+        if self.waiters() == 0 {
             return Time::NEVER;
         }
         let mut wakers = Vec::new();
@@ -155,6 +227,7 @@ impl Budget {
                 wakers.push(waiter.waker);
             }
             self.0.waiting.store(0, Ordering::SeqCst);
+            self.0.held_up.store(0, Ordering::SeqCst);
         }
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -175,9 +248,21 @@ impl Budget {
         self.0.waiting.load(Ordering::SeqCst) > 0
     }
 
+    /// The partitions that hold too much for somebody who waits: shards seal what is open of those at once.
+    pub fn held_up(&self, partitions: &mut Vec<Tp>) {
+        partitions.clear();
+        if self.0.held_up.load(Ordering::SeqCst) > 0 {
+            let queue = lock(&self.0.queue);
+            partitions.extend(queue.waiting.values().filter_map(|waiter| Some(waiter.share.as_ref()?.tp)));
+            drop(queue);
+            partitions.sort_unstable();
+            partitions.dedup();
+        }
+    }
+
     /// Bytes free now. Unspent credit counts as taken.
     pub fn free_bytes(&self) -> u64 {
-        self.0.free.load(Ordering::SeqCst)
+        u64::try_from(self.0.free_now()).unwrap_or(0)
     }
 
     /// The whole budget in bytes.
@@ -185,9 +270,9 @@ impl Budget {
         self.0.capacity
     }
 
-    /// How many wait.
+    /// How many wait, for bytes or for their partition to hold less.
     pub fn waiters(&self) -> usize {
-        self.0.waiting.load(Ordering::SeqCst)
+        self.0.waiting.load(Ordering::SeqCst) + self.0.held_up.load(Ordering::SeqCst)
     }
 
     fn serve(&self) {
@@ -220,10 +305,15 @@ impl Budget {
 }
 
 impl Inner {
+    fn free_now(&self) -> i64 {
+        self.free.load(Ordering::SeqCst) as i64
+    }
+
     fn deduct(&self, bytes: u64) -> bool {
         let mut free = self.free.load(Ordering::SeqCst);
-        while free >= bytes {
-            match self.free.compare_exchange_weak(free, free - bytes, Ordering::SeqCst, Ordering::SeqCst) {
+        while free as i64 >= bytes as i64 {
+            let rest = (free as i64 - bytes as i64) as u64;
+            match self.free.compare_exchange_weak(free, rest, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => return true,
                 Err(now) => free = now,
             }
@@ -231,17 +321,38 @@ impl Inner {
         false
     }
 
-    /// Gives to the oldest waiters what is free, and stops at the first for whom it does not suffice.
+    /// One that holds nothing is always let in: so everybody gets on.
+    fn admits(&self, share: &Share) -> bool {
+        let held = share.held_bytes();
+        held <= 0 || held <= self.free_now()
+    }
+
+    /// Gives to the oldest waiters what is free, and stops at the first for whom it does not suffice. Those of a partition
+    /// that holds too much are passed over, one behind the other.
     fn serve(&self, queue: &mut Queue, wakers: &mut Vec<Waker>) {
-        while let Some(oldest) = queue.waiting.first_entry() {
-            if !self.deduct(oldest.get().bytes) {
-                break;
+        let Queue { waiting, decided, .. } = queue;
+        let (mut full, mut left, mut served, mut over) = (false, 0, Vec::new(), BTreeSet::new());
+        for (id, waiter) in waiting.iter() {
+            if let Some(share) = &waiter.share
+                && (over.contains(&share.tp) || !self.admits(share))
+            {
+                over.insert(share.tp);
+                left += 1;
+                continue;
             }
-            let (id, waiter) = oldest.remove_entry();
-            queue.decided.insert(id, Ok(waiter.bytes));
+            full = full || !self.deduct(waiter.bytes);
+            if !full {
+                waiter.share.iter().for_each(|share| share.hold(waiter.bytes));
+                served.push(*id);
+            }
+        }
+        for id in served {
+            let Some(waiter) = waiting.remove(&id) else { continue };
+            decided.insert(id, Ok(waiter.bytes));
             wakers.push(waiter.waker);
         }
-        self.waiting.store(queue.waiting.len(), Ordering::SeqCst);
+        self.waiting.store(waiting.len() - left, Ordering::SeqCst);
+        self.held_up.store(left, Ordering::SeqCst);
     }
 }
 
@@ -256,6 +367,7 @@ impl fmt::Debug for Budget {
 pub struct Take {
     budget: Budget,
     bytes: u64,
+    share: Option<Share>,
     deadline: Time,
     /// In the queue, or decided there.
     id: Option<u64>,
@@ -272,7 +384,8 @@ impl Take {
             if self.bytes > inner.capacity {
                 return Poll::Ready(Err(BudgetError::TooLarge));
             }
-            if self.budget.try_take(self.bytes) {
+            if self.share.as_ref().is_none_or(|share| inner.admits(share)) && self.budget.try_take(self.bytes) {
+                self.share.iter().for_each(|share| share.hold(self.bytes));
                 return Poll::Ready(Ok(()));
             }
             return self.enqueue(context);
@@ -297,15 +410,15 @@ impl Take {
             let mut queue = lock(&inner.queue);
             let id = queue.next_id;
             queue.next_id += 1;
-            let waiter = Waiter { bytes: self.bytes, deadline: self.deadline, waker: context.waker().clone() };
-            queue.waiting.insert(id, waiter);
+            let (share, waker) = (self.share.clone(), context.waker().clone());
+            queue.waiting.insert(id, Waiter { bytes: self.bytes, share, deadline: self.deadline, waker });
             // Who returns from here on sees it and serves; what was returned before is found below.
-            inner.waiting.store(queue.waiting.len(), Ordering::SeqCst);
+            inner.waiting.fetch_add(1, Ordering::SeqCst);
             fence(Ordering::SeqCst);
             self.budget.take_back_credit();
             inner.serve(&mut queue, &mut wakers);
             if inner.closed.load(Ordering::SeqCst) && queue.waiting.remove(&id).is_some() {
-                inner.waiting.store(queue.waiting.len(), Ordering::SeqCst);
+                inner.serve(&mut queue, &mut wakers);
                 queue.decided.insert(id, Err(BudgetError::Closed));
             }
             let decision = queue.decided.remove(&id);
@@ -335,6 +448,7 @@ impl Drop for Take {
             queue.waiting.remove(&id);
             if let Some(Ok(bytes)) = queue.decided.remove(&id) {
                 inner.free.fetch_add(bytes, Ordering::SeqCst);
+                self.share.iter().for_each(|share| share.release(bytes));
             }
             // Without this one, those behind it may have enough.
             inner.serve(&mut queue, &mut wakers);

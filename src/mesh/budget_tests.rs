@@ -97,6 +97,75 @@ fn r08_a_waiter_takes_back_grants_and_keeps_others_from_taking_new_ones() {
     assert!(a.try_spend(50));
 }
 
+fn tp(partition: i32) -> Tp {
+    Tp { topic: crate::base::ids::TopicIx(0), partition }
+}
+
+#[test]
+fn r08_a_partition_holds_at_most_half_of_what_is_free_and_the_others_get_on() {
+    let budget = Budget::new(1_200);
+    let (dead, live) = (budget.share(tp(0)), budget.share(tp(1)));
+    let mut held = 0;
+    while is_ready(&mut budget.take_for(10, dead.clone(), Time::NEVER)) {
+        held += 10;
+    }
+    assert_eq!((held, dead.held_bytes()), (610, 610), "half, and the one that made it more");
+    // Its waiters queue; they press nobody and keep nobody else out.
+    let mut waits: Vec<_> = (0..3).map(|_| budget.take_for(50, dead.clone(), Time::NEVER)).collect();
+    assert!(!waits.iter_mut().any(is_ready));
+    assert_eq!((budget.is_pressed(), budget.waiters()), (false, 3));
+    let mut other = 0;
+    while is_ready(&mut budget.take_for(10, live.clone(), Time::NEVER)) {
+        other += 10;
+    }
+    assert_eq!(other, 300, "half of the rest");
+    // n dead ones leave 1 / (n + 1): a third still gets something.
+    assert!(is_ready(&mut budget.take_for(100, budget.share(tp(2)), Time::NEVER)));
+    // What the live one gives back does not go to the dead one while that holds more than is free.
+    live.release(300);
+    budget.give_back(300);
+    assert!(!waits.iter_mut().any(is_ready));
+    // Its own waiters are served in order as its records end.
+    dead.release(300);
+    budget.give_back(300);
+    assert_eq!(waits.iter_mut().map(is_ready).collect::<Vec<_>>(), [true, true, true]);
+    assert_eq!(dead.held_bytes(), 310 + 150);
+    assert_eq!(budget.waiters(), 0);
+}
+
+#[test]
+fn r08_a_cancelled_wait_leaves_the_share_as_it_was() {
+    let budget = Budget::new(100);
+    let share = budget.share(tp(0));
+    assert!(is_ready(&mut budget.take_for(80, share.clone(), Time::NEVER)));
+    let (mut first, mut second) =
+        (budget.take_for(10, share.clone(), Time::NEVER), budget.take_for(10, share.clone(), Time::NEVER));
+    assert!(!is_ready(&mut first) && !is_ready(&mut second));
+    share.release(80);
+    budget.give_back(80);
+    // Both were served; one is dropped before it looks, the other after.
+    assert_eq!(share.held_bytes(), 20);
+    drop(first);
+    assert!(is_ready(&mut second));
+    assert_eq!((share.held_bytes(), budget.free_bytes()), (10, 90));
+}
+
+#[test]
+fn r08_what_chunks_take_beyond_what_was_paid_is_counted() {
+    let budget = Budget::new(10_000);
+    assert!(budget.try_take(6_000));
+    budget.adjust(-5_000);
+    assert_eq!(budget.free_bytes(), 0);
+    assert!(!budget.try_take(1));
+    let mut wait = budget.take(500, Time::NEVER);
+    assert!(!is_ready(&mut wait));
+    budget.give_back(1_000);
+    assert!(!is_ready(&mut wait), "exactly nothing is free");
+    budget.adjust(5_000);
+    assert!(is_ready(&mut wait));
+    assert_eq!(budget.free_bytes(), 4_500);
+}
+
 #[test]
 fn r08_threads_under_pressure_all_progress_and_all_comes_back() {
     let budget = Budget::new(20_000);

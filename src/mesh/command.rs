@@ -12,8 +12,8 @@ use super::FetchCommand;
 use super::{CompletionWriter, LaneReader};
 use crate::base::ids::{BrokerId, ProducerIx, ShardIx, TopicIx, Tp};
 use crate::base::time::Time;
+use crate::batch::Outcome;
 use crate::config::ProducerSettings;
-use crate::wire::ErrorCode;
 
 /// Chooses partitions in place of the built-in partitioner.
 pub trait Partitioner: Send + Sync + std::fmt::Debug {
@@ -98,48 +98,6 @@ pub enum Completion {
         /// Records of the lane that ended unknown so far.
         unknown: u64,
     },
-}
-
-/// How a record ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    /// In the log, as far as `acks` promises.
-    Delivered {
-        /// Its offset; -1 when no broker told (acks=0, a recognised duplicate).
-        offset: i64,
-        /// The broker's append time where the topic is set so; -1: the record's own timestamp holds.
-        timestamp_ms: i64,
-    },
-    /// Surely not in the log.
-    Failed(Reason),
-    /// It may or may not be in the log.
-    Unknown(Reason),
-}
-
-/// Why a record was not delivered, or may not have been.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reason {
-    /// A broker's error code.
-    Broker(ErrorCode),
-    /// `delivery.timeout.ms` passed; the last broker error, if there was one.
-    Timeout(ErrorCode),
-    /// Larger than the topic takes: bytes before compression and on the wire.
-    TooLarge {
-        /// Before compression.
-        raw: u32,
-        /// On the wire.
-        wire: u32,
-    },
-    /// The connection ended before an answer, and nothing is retried (acks=0).
-    ConnectionLost,
-    /// The producer or the engine was closed first.
-    Closed,
-    /// The partition does not exist.
-    NoSuchPartition,
-    /// No producer id could be had.
-    NoProducerId(ErrorCode),
-    /// The record cannot be put into any batch.
-    Invalid,
 }
 
 /// An idempotent producer's identity on one shard.

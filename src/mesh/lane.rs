@@ -6,7 +6,9 @@ use std::task::{Context, Poll};
 use crate::base::gate::{Gate, Medium};
 use crate::base::ids::LaneId;
 use crate::base::stream::{ReserveError, StreamReader, StreamSettings, StreamWriter, stream};
+use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::sync::{Arc, Waiters};
+use crate::base::time::Time;
 
 /// The bounds of a lane, and what lies between its ends.
 #[derive(Clone, Debug, Default)]
@@ -21,8 +23,9 @@ pub struct LaneSettings {
 pub fn lane(id: LaneId, settings: LaneSettings) -> (LaneWriter, LaneReader) {
     let (writer, reader) = stream(settings.stream);
     let room = Arc::new(Waiters::new());
-    let writer = LaneWriter { id, stream: writer, room: room.clone() };
-    (writer, LaneReader { id, stream: reader, room, gate: settings.medium.gate() })
+    let since = Arc::new(AtomicU64::new(Time::NEVER.0));
+    let writer = LaneWriter { id, stream: writer, room: room.clone(), since: since.clone() };
+    (writer, LaneReader { id, stream: reader, room, gate: settings.medium.gate(), since })
 }
 
 /// The handle's end: records are encoded into place, one entry each.
@@ -31,6 +34,7 @@ pub struct LaneWriter {
     id: LaneId,
     stream: StreamWriter,
     room: Arc<Waiters>,
+    since: Arc<AtomicU64>,
 }
 
 impl LaneWriter {
@@ -83,6 +87,12 @@ impl LaneWriter {
         self.stream.unread_bytes()
     }
 
+    /// Notes when the oldest unread entry was committed, for a reader that sleeps: linger counts from there.
+    #[inline]
+    pub fn note_waiting_since(&self, now: Time) {
+        self.since.store(now.0, Ordering::Relaxed);
+    }
+
     /// Bytes committed since the beginning.
     pub fn committed_total(&self) -> u64 {
         self.stream.committed_total()
@@ -111,6 +121,7 @@ pub struct LaneReader {
     stream: StreamReader,
     room: Arc<Waiters>,
     gate: Gate,
+    since: Arc<AtomicU64>,
 }
 
 impl LaneReader {
@@ -128,6 +139,17 @@ impl LaneReader {
         let visible = self.gate.pass(committed).saturating_sub(start) as usize;
         let bytes = self.stream.readable();
         &bytes[..visible.min(bytes.len())]
+    }
+
+    /// When the oldest of what is readable was committed, if the writer noted that while this end slept. It may be of an entry
+    /// read before: the caller knows when it looked last.
+    pub fn take_waiting_since(&mut self) -> Option<Time> {
+        let since = Time(self.since.load(Ordering::Relaxed));
+        if since == Time::NEVER {
+            return None;
+        }
+        self.since.store(Time::NEVER.0, Ordering::Relaxed);
+        Some(since)
     }
 
     /// Whether [`LaneReader::readable`] would be non-empty: the look after [`super::Sleeper::prepare`].

@@ -32,7 +32,7 @@ pub mod sleep;
 pub mod snapshot;
 
 pub use crate::base::gate::{Gate, Medium, Weather};
-pub use budget::{Budget, BudgetError, Credit};
+pub use budget::{Budget, BudgetError, Credit, Share};
 pub use completion::{CompletionReader, CompletionWriter, completions};
 pub use event::{Answer, Event, Lost, Promise, promise};
 pub use fetch::{FetchCommand, FetchEvent};

@@ -15,7 +15,9 @@ use crate::config::ProducerSettings;
 use crate::engine::{EngineError, Shared};
 use crate::mesh::command::{NewLane, Partitioner, ShardCommand};
 use crate::mesh::entry::{EntryFlags, EntryHeader, EntryKind, HEADER_BYTES};
-use crate::mesh::{BudgetError, Credit, Doorbell, LaneSettings, LaneWriter, SnapshotReader, completions, lane};
+use crate::mesh::{
+    Budget, BudgetError, Credit, Doorbell, LaneSettings, LaneWriter, Share, SnapshotReader, completions, lane,
+};
 use crate::proto::cluster::Snapshot;
 use crate::proto::produce::{Sticky, keyed_partition};
 
@@ -27,6 +29,8 @@ const COMPLETIONS: usize = 1_024;
 /// A sleeping shard is woken when so much lies in its lane: two full chunks; four where all share one CPU (design §3.12).
 const WAKE_BYTES: u64 = 128 << 10;
 const WAKE_BYTES_SINGLE_CPU: u64 = 256 << 10;
+/// Bytes sent to a partition before its share of the budget hears of them.
+const SHARE_STEP_BYTES: u32 = 4 << 10;
 /// No owner looked up yet.
 const NO_SHARD: u16 = u16::MAX;
 
@@ -38,9 +42,10 @@ pub(super) enum Stop {
         shard: usize,
         bytes: usize,
     },
-    /// `buffer.memory` is used up.
+    /// `buffer.memory` is used up, or the record's partition holds too much of it.
     Memory {
         bytes: u64,
+        share: Share,
     },
 }
 
@@ -52,10 +57,35 @@ struct Port {
     compared: Time,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct PartitionState {
     shard: u16,
     tickets: u64,
+    /// Made with the first record.
+    share: Option<Share>,
+    /// Bytes sent that `share` has not heard of.
+    undeclared: u32,
+    /// How many those may become; 0 while the partition holds too much.
+    step: u32,
+}
+
+impl PartitionState {
+    const NEW: Self = Self { shard: NO_SHARD, tickets: 0, share: None, undeclared: 0, step: 0 };
+
+    /// Whether the partition may hold more of the budget, asked every few KiB.
+    #[cold]
+    fn admits(&mut self, budget: &Budget, tp: Tp) -> bool {
+        let share = self.share.get_or_insert_with(|| budget.share(tp));
+        share.hold(u64::from(std::mem::take(&mut self.undeclared)));
+        let admits = budget.admits(share);
+        self.step = if admits { SHARE_STEP_BYTES } else { 0 };
+        admits
+    }
+
+    #[cold]
+    fn share(&mut self, budget: &Budget, tp: Tp) -> Share {
+        self.share.get_or_insert_with(|| budget.share(tp)).clone()
+    }
 }
 
 /// What a handle keeps of a topic.
@@ -65,8 +95,19 @@ struct TopicState {
     /// 0: not known yet.
     partitions: i32,
     states: Vec<PartitionState>,
-    unplaced_tickets: u64,
+    unplaced: PartitionState,
     sticky: Sticky,
+}
+
+impl TopicState {
+    /// The state of a partition that `choose` has met, or of what has none yet.
+    #[inline]
+    fn state(&mut self, partition: i32) -> &mut PartitionState {
+        match usize::try_from(partition) {
+            Ok(partition) => &mut self.states[partition],
+            Err(_) => &mut self.unplaced,
+        }
+    }
 }
 
 /// See the module.
@@ -160,16 +201,27 @@ impl Core {
             }
             Err(ReserveError::Closed) => return Err(Stop::Reject(gone(&self.shared))),
         };
+        // `choose` made the state.
+        let Some(Some(topic_state)) = self.topics.get_mut(slot) else { return Err(Stop::Reject(RejectReason::Closed)) };
+        let state = topic_state.state(tp.partition);
         if *paid > 0 {
             debug_assert_eq!(*paid, bytes as u64);
+            // The share was told while waiting.
             *paid = 0;
-        } else if !self.credit.try_spend(bytes as u64) {
-            let capacity = self.shared.budget().capacity_bytes();
-            if bytes as u64 > capacity {
-                let max = usize::try_from(capacity).unwrap_or(usize::MAX);
-                return Err(Stop::Reject(RejectReason::TooLarge { bytes, max }));
+        } else {
+            let budget = self.credit.budget();
+            let held_up = state.undeclared as usize + bytes > state.step as usize && !state.admits(budget, tp);
+            if held_up || !self.credit.try_spend(bytes as u64) {
+                let budget = self.credit.budget();
+                let capacity = budget.capacity_bytes();
+                if bytes as u64 > capacity {
+                    let max = usize::try_from(capacity).unwrap_or(usize::MAX);
+                    return Err(Stop::Reject(RejectReason::TooLarge { bytes, max }));
+                }
+                return Err(Stop::Memory { bytes: bytes as u64, share: state.share(budget, tp) });
             }
-            return Err(Stop::Memory { bytes: bytes as u64 });
+            // At most `max.request.size`, so it fits.
+            state.undeclared += bytes as u32;
         }
         let tracked = waiter.is_some();
         let mut flags = EntryFlags::default();
@@ -192,19 +244,12 @@ impl Core {
         }
         EntryHeader { kind, flags, tp, time }.write(body_bytes, out);
         encode_body_at(record.key, record.value, headers(), &mut out[HEADER_BYTES..]);
-        // `choose` made the state.
-        if let Some(Some(state)) = self.topics.get_mut(slot) {
-            let tickets = match usize::try_from(tp.partition) {
-                Ok(partition) => &mut state.states[partition].tickets,
-                Err(_) => &mut state.unplaced_tickets,
-            };
-            if let Some(who) = waiter.take() {
-                self.inbox.track(shard, tp, *tickets, time, who);
-            }
-            *tickets += 1;
+        if let Some(who) = waiter.take() {
+            self.inbox.track(shard, tp, state.tickets, time, who);
         }
+        state.tickets += 1;
         port.writer.commit(bytes);
-        port.ring(&self.shared, &self.settings, flags, rolls, self.wake_bytes);
+        port.ring(&self.shared, &self.settings, flags, rolls, self.wake_bytes, bytes);
         Ok(())
     }
 
@@ -233,7 +278,7 @@ impl Core {
             version: 0,
             partitions: 0,
             states: Vec::new(),
-            unplaced_tickets: 0,
+            unplaced: PartitionState::NEW,
             sticky: Sticky::default(),
         });
         state.version = self.snapshots.version();
@@ -293,7 +338,7 @@ impl Core {
                 // follows them goes there too, and stays there, whoever owns the partition by now for other handles.
                 let home = crate::base::ids::ShardIx((topic.0 as usize % self.ports.len().max(1)) as u16);
                 let shard = match snapshot.leader(tp) {
-                    _ if count == 0 || state.unplaced_tickets > 0 => {
+                    _ if count == 0 || state.unplaced.tickets > 0 => {
                         ownership.owner_or(tp, || home);
                         home
                     }
@@ -381,6 +426,19 @@ impl Core {
     }
 }
 
+impl Drop for Core {
+    fn drop(&mut self) {
+        // What the shares have not heard of will be released all the same.
+        for topic in self.topics.iter_mut().flatten() {
+            for state in topic.states.iter_mut().chain([&mut topic.unplaced]) {
+                if let Some(share) = &state.share {
+                    share.hold(u64::from(std::mem::take(&mut state.undeclared)));
+                }
+            }
+        }
+    }
+}
+
 /// Partition numbers beyond this name nothing in any cluster.
 const PARTITIONS_MAX: i32 = 1 << 20;
 
@@ -388,7 +446,7 @@ impl TopicState {
     fn grow(&mut self, count: i32) {
         let count = usize::try_from(count.min(PARTITIONS_MAX)).unwrap_or(0);
         if self.states.len() < count {
-            self.states.resize(count, PartitionState { shard: NO_SHARD, tickets: 0 });
+            self.states.resize(count, PartitionState::NEW);
         }
     }
 }
@@ -396,15 +454,26 @@ impl TopicState {
 impl Port {
     /// After a commit: wakes the shard only if it would sleep too long for what was written.
     #[inline]
-    fn ring(&mut self, shared: &Shared, settings: &ProducerSettings, flags: EntryFlags, rolls: bool, wake_bytes: u64) {
+    fn ring(
+        &mut self,
+        shared: &Shared,
+        settings: &ProducerSettings,
+        flags: EntryFlags,
+        rolls: bool,
+        wake_bytes: u64,
+        bytes: usize,
+    ) {
         let Some(until) = self.bell.asleep_until() else { return };
+        let first = self.writer.unread_bytes() == bytes as u64;
         if flags.has(EntryFlags::URGENT) || (rolls && self.writer.unread_bytes() >= wake_bytes) {
             self.bell.notify_now();
-        } else if until != self.compared || until == Time::NEVER {
+        } else if first || until != self.compared || until == Time::NEVER {
             // Later records have later deadlines: once per sleep is enough, unless it was rung.
-            let due = shared.clock().now().mono + settings.linger;
-            if until > due {
+            let now = shared.clock().now().mono;
+            if until > now + settings.linger {
                 self.bell.notify_now();
+            } else if first {
+                self.writer.note_waiting_since(now);
             }
             self.compared = until;
         }
@@ -437,14 +506,16 @@ impl Access for &mut Core {
 /// One record's way in, with its waits. Dropping it before it is ready sends nothing and gives back what was taken.
 pub(super) struct Sending {
     shared: Arc<Shared>,
+    /// Taken from the budget, and counted in `share`.
     paid: u64,
+    share: Option<Share>,
     take: Option<(crate::mesh::budget::Take, u64)>,
     deadline: Time,
 }
 
 impl Sending {
     pub fn new(shared: &Arc<Shared>, deadline: Time) -> Self {
-        Self { shared: Arc::clone(shared), paid: 0, take: None, deadline }
+        Self { shared: Arc::clone(shared), paid: 0, share: None, take: None, deadline }
     }
 
     /// Pollable core of `send`.
@@ -481,8 +552,9 @@ impl Sending {
             match core.with(|core| core.place(record, waiter, &mut self.paid)) {
                 Ok(()) => return Poll::Ready(Ok(())),
                 Err(Stop::Reject(reason)) => return Poll::Ready(Err(reason)),
-                Err(Stop::Memory { bytes }) => {
-                    self.take = Some((self.shared.budget().take(bytes, self.deadline), bytes));
+                Err(Stop::Memory { bytes, share }) => {
+                    self.share = Some(share.clone());
+                    self.take = Some((self.shared.budget().take_for(bytes, share, self.deadline), bytes));
                 }
                 Err(Stop::Room { shard, bytes }) => {
                     if core.with(|core| core.poll_room(context, shard, bytes)).is_pending() {
@@ -497,6 +569,7 @@ impl Sending {
 impl Drop for Sending {
     fn drop(&mut self) {
         if self.paid > 0 {
+            self.share.iter().for_each(|share| share.release(self.paid));
             self.shared.budget().give_back(self.paid);
         }
     }

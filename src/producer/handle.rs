@@ -263,6 +263,23 @@ impl Life {
         Ok(Sent { inbox: Arc::clone(inbox), answer, clock: self.shared.clock().clone() })
     }
 
+    async fn submit_async<'a>(
+        &self,
+        inbox: &Arc<Inbox>,
+        mut core: impl Access,
+        record: Record<'a>,
+    ) -> Result<Sent, Rejected<'a>> {
+        if let Some(reason) = self.refusal() {
+            return Err(Rejected { record, reason });
+        }
+        let (told, answer) = promise();
+        let mut waiter = Some(Waiter::Promise(told));
+        let mut sending = Sending::new(&self.shared, self.block_deadline());
+        let done = poll_fn(|context| sending.poll(context, Borrowed(&mut core), &record, &mut waiter)).await;
+        done.map_err(|reason| Rejected { record, reason })?;
+        Ok(Sent { inbox: Arc::clone(inbox), answer, clock: self.shared.clock().clone() })
+    }
+
     /// Pollable core of flush.
     fn poll_flush(
         &self,
@@ -387,6 +404,11 @@ impl Producer {
         self.life.submit(&self.inbox, place, record)
     }
 
+    /// As [`Producer::submit`], awaiting room at most `max.block.ms`. Dropping the future before it is ready sends nothing.
+    pub async fn submit_async<'a>(&self, record: Record<'a>) -> Result<Sent, Rejected<'a>> {
+        self.life.submit_async(&self.inbox, Locked(&self.core), record).await
+    }
+
     /// Runs callbacks whose outcome is there, on this thread. Says how many.
     pub fn poll(&self) -> usize {
         self.inbox.run_callbacks()
@@ -475,6 +497,11 @@ impl Lane {
         let Self { life, core, inbox, .. } = self;
         let place = |record, waiter: &mut _| life.place(&Parked, core, record, waiter);
         life.submit(inbox, place, record)
+    }
+
+    /// As [`Lane::submit`], awaiting room at most `max.block.ms`. Dropping the future before it is ready sends nothing.
+    pub async fn submit_async<'a>(&mut self, record: Record<'a>) -> Result<Sent, Rejected<'a>> {
+        self.life.submit_async(&self.inbox, &mut self.core, record).await
     }
 
     /// Runs callbacks whose outcome is there. Says how many.

@@ -15,7 +15,8 @@ use std::thread::ThreadId;
 use crate::base::hash::Map;
 use crate::base::ids::Tp;
 use crate::base::sync::{Mutex, Waiters, lock};
-use crate::mesh::command::{Completion, Outcome, Reason};
+use crate::batch::{Outcome, Reason};
+use crate::mesh::command::Completion;
 use crate::mesh::{CompletionReader, Promise};
 
 use super::{Delivered, DeliveryError, DeliveryResult};

@@ -29,7 +29,8 @@ pub use local::{LocalProducer, LocalSent};
 pub use record::{Record, RejectReason, Rejected, TopicRef};
 pub use sent::Sent;
 
-pub use crate::mesh::command::{Partitioner, Reason};
+pub use crate::batch::Reason;
+pub use crate::mesh::command::Partitioner;
 
 /// Where a record ended up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,7 +68,8 @@ pub enum FlushError {
 fn reason_text(reason: &Reason) -> String {
     match reason {
         Reason::Broker(code) => format!("the broker said {}: {}", code.name(), code.text()),
-        Reason::Timeout(code) if code.code() == 0 => "delivery.timeout.ms passed".to_owned(),
+        Reason::Timeout(code) if code.code() == 0 => "delivery.timeout.ms passed; no broker answered".to_owned(),
+        Reason::NoMetadata => "delivery.timeout.ms passed; no broker could be asked about the topic".to_owned(),
         Reason::Timeout(code) => format!("delivery.timeout.ms passed; the broker last said {}", code.name()),
         Reason::TooLarge { raw, wire } => {
             format!("the topic takes no record of {raw} bytes ({wire} bytes on the wire): see its max.message.bytes")

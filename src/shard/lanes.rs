@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use super::Settlements;
 use crate::base::hash::Map;
 use crate::base::ids::{LaneId, ProducerIx, TopicIx, Tp};
-use crate::base::time::Now;
-use crate::mesh::command::{Completion, NewLane, Outcome, Reason};
+use crate::base::time::{Now, Time};
+use crate::batch::Outcome;
+use crate::mesh::command::{Completion, NewLane};
 use crate::mesh::entry::{Entry, EntryFlags, EntryKind};
 use crate::mesh::{CompletionWriter, LaneReader};
-use crate::proto::produce::{self, Arrival, Origin, PartIx, Produce, Run};
+use crate::proto::produce::{Arrival, Origin, PartIx, Produce, Run};
 
 /// Bytes taken from one lane before the next one's turn.
 const LANE_BYTES_PER_PASS: usize = 64 << 10;
@@ -40,6 +41,8 @@ struct Lane {
     slots: Vec<Slot>,
     index: Map<Tp, u32>,
     last: usize,
+    /// When it was looked at last.
+    looked: Time,
     /// Oldest first; the last one is still growing.
     buckets: VecDeque<Bucket>,
     /// Marks that are done: the number of the first bucket.
@@ -55,6 +58,8 @@ struct Lane {
 pub(super) struct Drained {
     /// Bytes taken.
     pub bytes: usize,
+    /// As much of it as handles paid the budget for: records, not marks.
+    pub paid: usize,
     /// There may be more.
     pub more: bool,
 }
@@ -78,6 +83,7 @@ impl Lanes {
             slots: Vec::new(),
             index: Map::default(),
             last: 0,
+            looked: Time::ZERO,
             buckets: VecDeque::from([Bucket::default()]),
             marks_done: 0,
             failed: 0,
@@ -101,16 +107,17 @@ impl Lanes {
         settled: &mut Settlements,
         met: &mut Vec<TopicIx>,
     ) -> Drained {
-        let mut taken = 0;
+        let (mut taken, mut paid) = (0, 0);
         let count = self.lanes.len();
         let mut idle = 0;
         while idle < count && taken < bytes_max {
             self.next = (self.next + 1) % count;
-            let bytes = self.lanes[self.next].drain(now, LANE_BYTES_PER_PASS, produce, settled, met);
+            let (bytes, marks) = self.lanes[self.next].drain(now, LANE_BYTES_PER_PASS, produce, settled, met);
+            paid += bytes - marks;
             idle = if bytes == 0 { idle + 1 } else { 0 };
             taken += bytes;
         }
-        Drained { bytes: taken, more: idle < count }
+        Drained { bytes: taken, paid, more: idle < count }
     }
 
     /// Tells handles how their records ended.
@@ -149,6 +156,7 @@ impl Lanes {
 }
 
 impl Lane {
+    /// Takes what is there. Says how many bytes, and how many of them were marks.
     fn drain(
         &mut self,
         now: Now,
@@ -156,12 +164,18 @@ impl Lane {
         produce: &mut Produce,
         settled: &mut Settlements,
         met: &mut Vec<TopicIx>,
-    ) -> usize {
+    ) -> (usize, usize) {
         let id = self.reader.id();
-        let Self { producer, reader, slots, index, last, buckets, marks_done, .. } = self;
+        let Self { producer, reader, slots, index, last, looked, buckets, marks_done, .. } = self;
+        let looked = std::mem::replace(looked, now.mono);
+        if !reader.has_readable() {
+            return (0, 0);
+        }
+        // What waited while the shard slept lingers since then.
+        let sent = reader.take_waiting_since().map_or(now.mono, |since| since.clamp(looked.min(now.mono), now.mono));
         let bytes = reader.readable();
         let mut at = 0;
-        let mut records = 0;
+        let (mut records, mut marks) = (0, 0);
         while at < bytes.len() && at < bytes_max {
             let Some((entry, len)) = Entry::read(&bytes[at..]) else {
                 // Only a fault of ours can do that; the shard's guard turns it into a failed engine.
@@ -170,6 +184,7 @@ impl Lane {
             at += len;
             let header = entry.header;
             if header.kind == EntryKind::Flush {
+                marks += len;
                 if let Some(bucket) = buckets.back_mut() {
                     bucket.outstanding += std::mem::take(&mut records);
                     bucket.flush = Some(header.time as u64);
@@ -196,7 +211,7 @@ impl Lane {
             let record = Arrival { timestamp_ms, body: entry.body, origin, charge: len };
             match slot.part {
                 Some(part) if !produce.has_unplaced(header.tp.topic) => {
-                    produce.append(now.mono, part, &record, settled);
+                    produce.append(sent, part, &record, settled);
                 }
                 _ => {
                     // The handle had not seen the snapshot that this shard has placed others by: nobody would place this
@@ -205,7 +220,7 @@ impl Lane {
                         met.push(header.tp.topic);
                     }
                     let keyed = header.flags.has(EntryFlags::KEYED);
-                    produce.append_unplaced(now.mono, *producer, header.tp, keyed, &record, settled);
+                    produce.append_unplaced(sent, *producer, header.tp, keyed, &record, settled);
                 }
             }
         }
@@ -215,11 +230,10 @@ impl Lane {
         if at > 0 {
             reader.consume(at);
         }
-        at
+        (at, marks)
     }
 
-    fn settle(&mut self, tp: Tp, run: &Run, outcome: produce::Outcome) {
-        let outcome = told(outcome);
+    fn settle(&mut self, tp: Tp, run: &Run, outcome: Outcome) {
         match outcome {
             Outcome::Delivered { .. } => {}
             Outcome::Failed(_) => self.failed += u64::from(run.count),
@@ -272,28 +286,6 @@ fn find_slot(
     *slot as usize
 }
 
-/// An outcome in the words of the mesh.
-fn told(outcome: produce::Outcome) -> Outcome {
-    match outcome {
-        produce::Outcome::Delivered { offset, timestamp_ms } => Outcome::Delivered { offset, timestamp_ms },
-        produce::Outcome::Failed(reason) => Outcome::Failed(told_reason(reason)),
-        produce::Outcome::Unknown(reason) => Outcome::Unknown(told_reason(reason)),
-    }
-}
-
-fn told_reason(reason: produce::Reason) -> Reason {
-    match reason {
-        produce::Reason::Broker(code) => Reason::Broker(code),
-        produce::Reason::Timeout(code) => Reason::Timeout(code),
-        produce::Reason::TooLarge { raw, wire } => Reason::TooLarge { raw, wire },
-        produce::Reason::ConnectionLost => Reason::ConnectionLost,
-        produce::Reason::Closed => Reason::Closed,
-        produce::Reason::NoSuchPartition => Reason::NoSuchPartition,
-        produce::Reason::NoProducerId(code) => Reason::NoProducerId(code),
-        produce::Reason::Invalid => Reason::Invalid,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,7 +293,6 @@ mod tests {
     use crate::base::chunk::ChunkPool;
     use crate::base::gate::Medium;
     use crate::base::ids::{BrokerId, Uuid};
-    use crate::base::time::Time;
     use crate::batch::{body_len, encode_body};
     use crate::config::ProducerSettings;
     use crate::mesh::entry::{EntryHeader, HEADER_BYTES};

@@ -36,7 +36,7 @@ use crate::base::rng::Rng;
 use crate::base::time::{Clock, Now, Time};
 use crate::config::EngineSettings;
 use crate::mesh::command::{LeaderHint, MetadataReason, ProducerIdGrant, ShardCommand, ShardEvent};
-use crate::mesh::{Budget, MailboxReceiver, MailboxSender, SlabPool, Sleeper, SnapshotReader};
+use crate::mesh::{Budget, MailboxReceiver, MailboxSender, Share, SlabPool, Sleeper, SnapshotReader};
 use crate::net::{ConnectSettings, HostPort};
 use crate::proto::cluster::{Snapshot, TopicNames, TopicState};
 use crate::proto::connection::{
@@ -54,6 +54,8 @@ use place::Placer;
 
 /// Lane bytes taken per turn (design §3.12).
 const LANE_BYTES_PER_TURN: usize = 256 << 10;
+/// What chunks take beyond what was paid is told to the budget in steps of this.
+const CORRECTION_STEP_BYTES: i64 = 4 << 10;
 /// Commands taken per turn.
 const COMMANDS_PER_TURN: usize = 1024;
 /// The oldest Produce version with v2 batches.
@@ -110,14 +112,21 @@ pub struct Shard<B, C> {
 struct Settlements {
     list: Vec<(Tp, Run, Outcome)>,
     released: usize,
+    /// By partition, what it holds less (or, as a target of `moved`, more).
+    shares: Vec<(Tp, i64)>,
 }
 
 impl Settle for Settlements {
     fn settled(&mut self, _: ProducerIx, tp: Tp, run: &Run, outcome: Outcome) {
         self.list.push((tp, *run, outcome));
     }
-    fn release(&mut self, bytes: usize) {
+    fn release(&mut self, tp: Tp, bytes: usize) {
         self.released += bytes;
+        self.shares.push((tp, bytes as i64));
+    }
+    fn placed(&mut self, tp: Tp, bytes: usize) {
+        self.shares.push((Tp { partition: -1, ..tp }, bytes as i64));
+        self.shares.push((tp, -(bytes as i64)));
     }
 }
 
@@ -147,6 +156,13 @@ struct Core<C> {
     /// Where brokers are that answers named before the snapshot did.
     hinted: BTreeMap<BrokerId, (String, u16)>,
     settled: Settlements,
+    shares: Map<Tp, Share>,
+    /// Partitions that somebody waits for to hold less.
+    held_up: Vec<Tp>,
+    /// Bytes that handles paid for records which are here now.
+    paid: i64,
+    /// What this shard's chunks take of the budget beyond that; below zero where compression saves memory.
+    correction: i64,
     stopping: Option<Time>,
     ending: bool,
     head: Vec<u8>,
@@ -205,6 +221,10 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             by_sock: Map::default(),
             hinted: BTreeMap::new(),
             settled: Settlements::default(),
+            shares: Map::default(),
+            held_up: Vec::new(),
+            paid: 0,
+            correction: 0,
             stopping: None,
             ending: false,
             head: Vec::new(),
@@ -377,6 +397,7 @@ impl<C: Clock> Core<C> {
             self.feed_topic(topic);
         }
         self.met = met;
+        self.paid += drained.paid as i64;
         if self.produce.next_deadline() <= now {
             self.produce.on_deadline(now, &mut self.settled);
         }
@@ -384,6 +405,10 @@ impl<C: Clock> Core<C> {
         // A stopping shard lingers no longer, nor one whose senders wait for memory.
         if self.stopping.is_some() || self.budget.is_pressed() {
             self.produce.pressure();
+        }
+        self.budget.held_up(&mut self.held_up);
+        for tp in &self.held_up {
+            self.produce.pressure_on(*tp);
         }
         self.end_calls(now);
         self.fetch.collect();
@@ -598,6 +623,9 @@ impl<C: Clock> Core<C> {
         if let TopicState::Failed(code) = topic.state {
             self.produce.fail_topic(ix, code, &mut self.settled);
         }
+        if topic.error != ErrorCode::None || topic.state == TopicState::Known {
+            self.produce.topic_said(ix, topic.error);
+        }
         if topic.partitions.is_empty() {
             return;
         }
@@ -611,8 +639,23 @@ impl<C: Clock> Core<C> {
 
     /// Hands outcomes to the lanes and freed memory to the budget.
     fn tell(&mut self) {
-        if self.settled.released > 0 {
-            self.budget.give_back(std::mem::take(&mut self.settled.released) as u64);
+        for (tp, bytes) in self.settled.shares.drain(..) {
+            let share = self.shares.entry(tp).or_insert_with(|| self.budget.share(tp));
+            match bytes {
+                0.. => share.release(bytes as u64),
+                _ => share.hold(bytes.unsigned_abs()),
+            }
+        }
+        let released = std::mem::take(&mut self.settled.released) as i64;
+        self.paid -= released;
+        // Design §3.8: the budget counts chunks, not records: a lone record of an open batch holds 4 KiB, compressed ones
+        // hold less than was paid for them.
+        let held = self.pool.out_bytes() + self.produce.unplaced_bytes();
+        let correction = held as i64 - self.paid;
+        let change = correction - self.correction;
+        if released > 0 || change.abs() >= CORRECTION_STEP_BYTES {
+            self.correction = correction;
+            self.budget.adjust(released - change);
         }
         self.lanes.settle(&mut self.settled);
     }
@@ -634,7 +677,13 @@ impl<C: Clock> Core<C> {
         self.produce.stop(&mut self.settled);
         // What still is in the lanes is refused by the stopped machine.
         let mut met = Vec::new();
-        while self.lanes.drain(self.now, usize::MAX, &mut self.produce, &mut self.settled, &mut met).more {}
+        loop {
+            let drained = self.lanes.drain(self.now, usize::MAX, &mut self.produce, &mut self.settled, &mut met);
+            self.paid += drained.paid as i64;
+            if !drained.more {
+                break;
+            }
+        }
         self.tell();
     }
 

@@ -24,7 +24,8 @@ pub(super) fn batch_settings(settings: &ProducerSettings) -> BatchSettings {
 }
 
 impl Produce {
-    /// Appends one record to its partition's open batch.
+    /// Appends one record to its partition's open batch. `now`: when it was sent, as far as that is known; linger and the
+    /// delivery timeout count from there.
     #[inline]
     pub fn append(&mut self, now: Time, ix: PartIx, record: &Arrival<'_>, settle: &mut impl Settle) {
         let Arrival { timestamp_ms, body, origin, charge } = record;
@@ -62,7 +63,7 @@ impl Produce {
         let producer = self.producers.get_mut(usize::from(who.0)).and_then(Option::as_mut);
         let Some(producer) = producer.filter(|_| !self.stopped) else {
             refuse(&mut |outcome| settle.settled(who, tp, &Run::of(origin), outcome));
-            settle.release(charge);
+            settle.release(tp, charge);
             self.stats.failed += 1;
             return;
         };
@@ -72,7 +73,7 @@ impl Produce {
             .and_then(|mut builder| matches!(builder.append(timestamp_ms, body), Append::Stored).then_some(builder));
         let Some(builder) = builder else {
             refuse(&mut |outcome| settle.settled(who, tp, &Run::of(origin), outcome));
-            settle.release(charge);
+            settle.release(tp, charge);
             self.stats.failed += 1;
             return;
         };
@@ -94,8 +95,10 @@ impl Produce {
         part.in_open |= leader.is_some();
         producer.live_batches += 1;
         if !producer.settings.linger.is_zero() {
-            producer.lingering.push_back((now + producer.settings.linger, ix, no));
+            insert_by_time(&mut producer.lingering, (now + producer.settings.linger, ix, no));
         }
+        let grown = now + producer.settings.delivery_timeout / OPEN_PART_OF_TIMEOUT;
+        insert_by_time(&mut producer.aging, (grown, ix, no));
         if producer.expiring.len() > 1024 + 4 * producer.live_batches {
             let parts = &self.parts;
             producer.expiring.retain(|(_, ix, no)| {
@@ -103,7 +106,7 @@ impl Produce {
                 part.open.as_ref().is_some_and(|open| open.no == *no) || part.position_of(*no).is_some()
             });
         }
-        producer.expiring.push_back((now + producer.settings.delivery_timeout, ix, no));
+        insert_by_time(&mut producer.expiring, (now + producer.settings.delivery_timeout, ix, no));
         if let Some(leader) = leader.filter(|_| !listed) {
             self.brokers.entry(leader).or_default().open.push(ix);
         }
@@ -183,6 +186,13 @@ impl Produce {
         }
     }
 
+    /// As [`Produce::pressure`], for a partition that holds more than its part of the memory.
+    pub fn pressure_on(&mut self, tp: Tp) {
+        let twins = self.topics.get(&tp.topic).map_or(&[][..], |topic| &topic.parts);
+        let twins: Vec<PartIx> = twins.iter().copied().filter(|ix| self.parts[ix.0 as usize].tp == tp).collect();
+        twins.into_iter().for_each(|ix| self.make_due(ix));
+    }
+
     pub(super) fn make_due(&mut self, ix: PartIx) {
         if let Some(open) = &mut self.parts[ix.0 as usize].open
             && !open.due
@@ -204,6 +214,7 @@ impl Produce {
         }
         for slot in 0..self.producers.len() {
             self.end_linger(now, slot);
+            self.end_growth(now, slot);
             self.expire(now, slot, settle);
         }
         self.expire_unplaced(now, settle);
@@ -237,6 +248,23 @@ impl Produce {
         }
     }
 
+    /// Batches that stayed open for long, because their broker takes nothing, are sealed.
+    fn end_growth(&mut self, now: Time, slot: usize) {
+        loop {
+            let Some(producer) = self.producers[slot].as_mut() else { return };
+            let Some((at, ix, no)) = producer.aging.front().copied() else { return };
+            let open = self.parts[ix.0 as usize].open.as_ref().is_some_and(|open| open.no == no);
+            if open && at > now {
+                return;
+            }
+            producer.aging.pop_front();
+            if open {
+                self.seal(ix);
+                self.touch(ix);
+            }
+        }
+    }
+
     /// `delivery.timeout.ms` passed for the oldest batches.
     fn expire(&mut self, now: Time, slot: usize, settle: &mut impl Settle) {
         loop {
@@ -266,7 +294,10 @@ impl Produce {
             return;
         }
         let maybe = matches!(batch.state, State::InFlight(_)) || batch.tried == Tried::Maybe;
-        let reason = Reason::Timeout(part.last_error);
+        let reason = match part.last_error {
+            ErrorCode::None => self.topics.get(&part.tp.topic).map_or(Reason::NoMetadata, Topic::timeout),
+            said => Reason::Timeout(said),
+        };
         let outcome = if maybe { Outcome::Unknown(reason) } else { Outcome::Failed(reason) };
         edge(match batch.state {
             State::InFlight(_) => "batch: in flight -> timed out",
@@ -344,7 +375,7 @@ impl Produce {
                 settle.settled(producer, part.tp, run, outcome);
                 delta += i64::from(run.count);
             }
-            settle.release(batch.charge);
+            settle.release(part.tp, batch.charge);
         }
     }
 
@@ -370,6 +401,15 @@ impl Produce {
         }
         self.stop_unplaced(settle);
     }
+}
+
+/// At its place by time: the end, or close to it, as lanes tell of records that arrived a little earlier.
+fn insert_by_time(queue: &mut VecDeque<(Time, PartIx, u64)>, entry: (Time, PartIx, u64)) {
+    let mut place = queue.len();
+    while place > 0 && queue[place - 1].0 > entry.0 {
+        place -= 1;
+    }
+    queue.insert(place, entry);
 }
 
 /// What goes into a batch header.

@@ -122,12 +122,13 @@ impl Produce {
     ) {
         let ix = entry.part;
         let part = self.part(ix);
+        let tp = part.tp;
         part.in_flight -= 1;
         if part.in_flight == 0 {
             part.regroup = false;
         }
         if entry.late_charge > 0 {
-            settle.release(entry.late_charge);
+            settle.release(tp, entry.late_charge);
         }
         if let Some(at) = part.position_of(entry.no) {
             match end {

@@ -45,6 +45,7 @@ use crate::base::ids::{BrokerId, ProducerIx, TopicIx, Tp};
 use crate::base::rng::Rng;
 use crate::base::time::Time;
 use crate::batch::{BatchSettings, Codecs};
+pub use crate::batch::{Outcome, Reason};
 use crate::config::ProducerSettings;
 use crate::wire::ErrorCode;
 use partition::Partition;
@@ -53,6 +54,9 @@ use partition::Partition;
 pub const IDEMPOTENT_IN_FLIGHT_MAX: u32 = 5;
 /// A batch that somebody waits for goes out beside other requests once it has this many bytes (design §3.2).
 const URGENT_BYTES: usize = 16 << 10;
+/// An open batch is sealed after this part of `delivery.timeout.ms` even if nobody can take it: a batch expires as a whole,
+/// counted from its first record, and later ones must not lose more of their time than that.
+const OPEN_PART_OF_TIMEOUT: u32 = 8;
 /// Snapshots in a row with an older leader epoch before the newest metadata wins after all (d2-44).
 const OLDER_EPOCHS_MAX: u8 = 5;
 
@@ -75,55 +79,15 @@ pub struct ProduceSettings {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct CallIx(pub u32);
 
-/// How a record ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    /// In the log, as far as `acks` promises.
-    Delivered {
-        /// Offset of the first record it is said of; -1 when no broker told (acks=0, a recognised duplicate).
-        offset: i64,
-        /// The broker's append time where the topic is set so; -1: the record's own timestamp holds.
-        timestamp_ms: i64,
-    },
-    /// Surely not in the log.
-    Failed(Reason),
-    /// It may or may not be in the log.
-    Unknown(Reason),
-}
-
-/// Why a record was not delivered, or may not have been.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reason {
-    /// A broker's error code.
-    Broker(ErrorCode),
-    /// `delivery.timeout.ms` passed; the last broker error, if there was one.
-    Timeout(ErrorCode),
-    /// One record larger than the topic takes: its bytes before compression and on the wire (d1-11).
-    TooLarge {
-        /// Bytes of the batch before compression.
-        raw: u32,
-        /// Bytes of the batch on the wire.
-        wire: u32,
-    },
-    /// The connection ended before an answer, and nothing is retried (acks=0).
-    ConnectionLost,
-    /// The producer or the engine was closed first.
-    Closed,
-    /// The partition does not exist.
-    NoSuchPartition,
-    /// No producer id could be had.
-    NoProducerId(ErrorCode),
-    /// The record cannot be put into any batch.
-    Invalid,
-}
-
 /// Who hears of outcomes. Called from inside the methods that take it.
 pub trait Settle {
     /// All records of `run` ended alike. In [`Outcome::Delivered`] the offset is that of the run's first record; records of
     /// a run have consecutive offsets.
     fn settled(&mut self, producer: ProducerIx, tp: Tp, run: &Run, outcome: Outcome);
-    /// So many bytes of the budget are free again.
-    fn release(&mut self, bytes: usize);
+    /// So many bytes that a record of this partition had been charged with are free again.
+    fn release(&mut self, tp: Tp, bytes: usize);
+    /// A record charged to the topic without a partition (-1) went to this one.
+    fn placed(&mut self, tp: Tp, bytes: usize);
 }
 
 /// What the owner should do, in order.
@@ -233,6 +197,8 @@ struct Producer {
     in_flight_per_partition: u32,
     /// Open batches by the time they become due; stale entries are skipped.
     lingering: VecDeque<(Time, PartIx, u64)>,
+    /// Open batches by the time they have grown long enough, whether or not they can be sent.
+    aging: VecDeque<(Time, PartIx, u64)>,
     /// Batches by the time they expire; settled ones are skipped.
     expiring: VecDeque<(Time, PartIx, u64)>,
     live_batches: usize,
@@ -273,11 +239,22 @@ struct Topic {
     parts: Vec<PartIx>,
     /// As of the newest snapshot; empty until one had the topic.
     leaders: Vec<LeaderFact>,
+    /// A broker's last word about the whole topic, if there was one.
+    said: Option<ErrorCode>,
 }
 
 impl Topic {
     fn known(&self) -> bool {
         !self.leaders.is_empty()
+    }
+
+    /// What to say when a record's time is up and no broker said anything about its partition.
+    fn timeout(&self) -> Reason {
+        match self.said {
+            Some(code) => Reason::Timeout(code),
+            None if self.known() => Reason::Timeout(ErrorCode::None),
+            None => Reason::NoMetadata,
+        }
     }
 }
 
@@ -347,6 +324,7 @@ impl Produce {
             idempotent,
             in_flight_per_partition: if idempotent { limit.min(IDEMPOTENT_IN_FLIGHT_MAX) } else { limit },
             lingering: VecDeque::new(),
+            aging: VecDeque::new(),
             expiring: VecDeque::new(),
             live_batches: 0,
             settings,
@@ -439,6 +417,8 @@ impl Produce {
                 part.open.as_ref().is_some_and(|open| open.no == no) || part.position_of(no).is_some()
             };
             next = next.min(first_current(&mut producer.lingering, lingers));
+            let grows = |ix: PartIx, no| parts[ix.0 as usize].open.as_ref().is_some_and(|open| open.no == no);
+            next = next.min(first_current(&mut producer.aging, grows));
             next = next.min(first_current(&mut producer.expiring, lives));
         }
         match self.backing_off.peek() {

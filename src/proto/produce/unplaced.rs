@@ -67,7 +67,7 @@ impl Produce {
         let timeout = self.producer(producer).map(|producer| producer.settings.delivery_timeout);
         let Some(timeout) = timeout.filter(|_| !self.stopped) else {
             settle.settled(producer, tp, &Run::of(origin), Outcome::Failed(Reason::Closed));
-            settle.release(charge);
+            settle.release(tp, charge);
             self.stats.failed += 1;
             return;
         };
@@ -136,6 +136,9 @@ impl Produce {
                 self.set_leader(ix, *fact, false);
             }
             let Held { timestamp_ms, origin, charge, .. } = held;
+            if held.partition < 0 {
+                settle.placed(tp, charge as usize);
+            }
             let record = Arrival { timestamp_ms, body, origin, charge: charge as usize };
             edge("record: unplaced -> placed");
             self.append(now, ix, &record, settle);
@@ -143,6 +146,18 @@ impl Produce {
                 self.make_due(ix);
             }
         }
+    }
+
+    /// A broker's last word about a topic as a whole: what a timeout will name (r07). [`ErrorCode::None`]: nothing against it.
+    pub fn topic_said(&mut self, topic: TopicIx, code: ErrorCode) {
+        self.topics.entry(topic).or_default().said = Some(code);
+    }
+
+    /// Memory of records without a partition, in bytes.
+    pub fn unplaced_bytes(&self) -> usize {
+        let each =
+            |waiting: &Waiting| waiting.bodies.capacity() + waiting.records.capacity() * std::mem::size_of::<Held>();
+        self.unplaced.topics.values().map(each).sum()
     }
 
     /// The topic does not exist, or may not be written: what waits for it fails.
@@ -159,7 +174,7 @@ impl Produce {
         self.stats.failed += 1;
         let tp = Tp { topic, partition: held.partition };
         settle.settled(held.producer, tp, &Run::of(&held.origin), Outcome::Failed(reason));
-        settle.release(held.charge as usize);
+        settle.release(tp, held.charge as usize);
     }
 
     pub(super) fn expire_unplaced(&mut self, now: Time, settle: &mut impl Settle) {
@@ -168,10 +183,11 @@ impl Produce {
         }
         let mut topics = std::mem::take(&mut self.unplaced.topics);
         for (topic, waiting) in &mut topics {
+            let reason = self.topics.get(topic).map_or(Reason::NoMetadata, Topic::timeout);
             while waiting.records.front().is_some_and(|held| held.at <= now) {
                 let Some(held) = waiting.records.pop_front() else { break };
                 waiting.taken += held.len as usize;
-                self.refuse_held(*topic, &held, Reason::Timeout(ErrorCode::UnknownTopicOrPartition), settle);
+                self.refuse_held(*topic, &held, reason, settle);
             }
         }
         topics.retain(|_, waiting| !waiting.records.is_empty());

@@ -206,3 +206,111 @@ fn names_are_used_where_topic_ids_are_unknown() {
     let sent = rig.call(B1).unwrap();
     assert_eq!((sent.version, sent.request.topic_data[0].name.as_str()), (12, "t"));
 }
+
+#[test]
+fn r03_a_thousand_partitions_preallocate_nothing_and_batches_grow_in_steps() {
+    let mut rig = Rig::new(ProducerSettings { batch_size: 200_000, ..lingering(1_000) });
+    rig.leaders(&[Some(B1); 1_000]);
+    (0..1_000).for_each(|partition| {
+        rig.produce.partition(P, tp(partition));
+    });
+    assert_eq!(rig.produce.pool.out_bytes(), 0, "nothing for a partition without records");
+    (0..1_000).for_each(|partition| rig.send(partition, "x"));
+    assert_eq!(rig.produce.pool.out_bytes(), 1_000 * (4 << 10), "the first step each");
+    let (mut steps, mut before) = (Vec::new(), rig.produce.pool.out_bytes());
+    for _ in 0..160 {
+        rig.send(7, &"x".repeat(1_000));
+        let now = rig.produce.pool.out_bytes();
+        steps.extend((now > before).then(|| (now - before) >> 10));
+        before = now;
+    }
+    assert_eq!(steps, [16, 64, 64, 64]);
+    rig.produce.flush(P);
+    rig.run(B1);
+    assert_eq!(rig.produce.pool.out_bytes(), 0);
+    rig.check_end();
+}
+
+#[test]
+fn r03_batch_size_is_what_is_on_the_wire_whatever_the_codec_and_raw_bytes_are_capped() {
+    use crate::config::Compression;
+    for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
+        let size = ProducerSettings { batch_size: 20_000, compression, ..lingering(1_000) };
+        let mut rig = Rig::new(size);
+        let mut rng = crate::base::rng::Rng::new(7);
+        for _ in 0..3_000 {
+            // Half noise, half not: compresses to something in between.
+            let value = format!("{:016x}{}", rng.next_u64(), "x".repeat(16));
+            rig.send(0, &value);
+        }
+        rig.produce.flush(P);
+        let mut batches = 0;
+        while let Some(sent) = rig.call(B1) {
+            let bytes = sent.bytes(0).len();
+            assert!(bytes <= 20_000, "{compression:?}: {bytes} with the 61-byte header");
+            batches += 1;
+            rig.accept(&sent);
+        }
+        assert!(batches > 1, "{compression:?}");
+        rig.check_end();
+    }
+    // A batch that compresses to nothing ends at its raw size.
+    let raw = ProducerSettings { compression: Compression::Zstd, batch_raw_size_max: 100_000, ..lingering(1_000) };
+    assert_eq!(ProducerSettings::default().batch_raw_size_max, 4 << 20);
+    let mut rig = Rig::new(raw);
+    (0..150).for_each(|_| rig.send(0, &"x".repeat(1_000)));
+    rig.produce.flush(P);
+    let sent = rig.call(B1).unwrap();
+    assert!((90..100).contains(&sent.stamp(0).3), "{:?}", sent.stamp(0));
+}
+
+#[test]
+fn r02_a_thousand_waiters_cost_one_request_per_round_trip_and_four() {
+    let mut rig = Rig::new(ProducerSettings { idempotence: false, ..lingering(1_000) });
+    let (mut waiting, mut round_trips, mut requests) = (0, 0, 0);
+    let mut out: VecDeque<(Time, Sent)> = VecDeque::new();
+    // A thousand callers, each with one record at a time, on a broker that takes 10 ms.
+    let mut left = 10_000;
+    (0..1_000).for_each(|i| rig.send_with(i % 4, "x", |origin| origin.urgent = true));
+    while left > 0 {
+        while let Some(sent) = rig.call(B1) {
+            requests += 1;
+            waiting += sent.parts().iter().map(|part| sent.stamp(part.index).3).sum::<i32>();
+            out.push_back((rig.now + ms(10), sent));
+        }
+        let Some((at, sent)) = out.pop_front() else { panic!("nobody is served: {left} left, {waiting} waited") };
+        rig.pass(rig.now.until(at));
+        round_trips += 1;
+        let answered: i32 = sent.parts().iter().map(|part| sent.stamp(part.index).3).sum();
+        rig.accept(&sent);
+        left -= answered;
+        for i in 0..answered.min(left) {
+            rig.send_with(i % 4, "x", |origin| origin.urgent = true);
+        }
+    }
+    let time_in_round_trips = Time(1_000_000_000).until(rig.now).as_millis() as u64 / 10;
+    assert!(requests <= time_in_round_trips + 4, "{requests} requests in {time_in_round_trips} round trips");
+    let _ = round_trips;
+}
+
+#[test]
+fn a_record_appended_late_to_a_batch_that_cannot_leave_keeps_most_of_its_time() {
+    let mut rig = Rig::granted(ProducerSettings { linger: ms(5), ..Default::default() });
+    rig.leaders_at(2, &[None; 4], crate::base::ids::Uuid([1; 16]));
+    // One record a second for the 120 s of delivery.timeout.ms, none can be sent.
+    let mut ended = Vec::new();
+    for second in 0..300u64 {
+        if second < 120 {
+            rig.send(0, "x");
+        }
+        rig.pass(ms(1_000));
+        let told = rig.outcomes(0).len();
+        ended.resize(told, second + 1);
+    }
+    assert_eq!(ended.len(), 120);
+    for (sent, ended) in (0..).zip(ended) {
+        let lived = ended - sent;
+        assert!((105..=121).contains(&lived), "record {sent} ended after {lived} s");
+    }
+    rig.check_end();
+}

@@ -204,8 +204,16 @@ fn r07_records_of_a_topic_that_never_appears_fail_surely_not_written() {
     assert_eq!(rig.produce.next_deadline(), rig.now + ms(120_000));
     rig.pass(ms(120_000));
     assert_eq!(rig.out.settled.len(), 1);
-    assert!(matches!(rig.out.settled[0].2, Outcome::Failed(Reason::Timeout(_))));
+    assert_eq!(rig.out.settled[0].2, Outcome::Failed(Reason::NoMetadata), "no broker said that it does not exist");
     assert!(rig.produce.is_idle());
+    // Brokers were asked and know no such topic; one with a partition of its own fares alike.
+    let ix = rig.produce.partition(P, Tp { topic, partition: 3 });
+    rig.produce.append_unplaced(rig.now, P, Tp { topic, partition: -1 }, false, &record, &mut rig.out);
+    rig.produce.append(rig.now, ix, &record, &mut rig.out);
+    rig.produce.topic_said(topic, ErrorCode::UnknownTopicOrPartition);
+    rig.pass(ms(120_000));
+    let unknown = Outcome::Failed(Reason::Timeout(ErrorCode::UnknownTopicOrPartition));
+    assert_eq!(rig.out.settled[1..].iter().map(|(_, _, outcome)| *outcome).collect::<Vec<_>>(), [unknown; 2]);
 }
 
 #[test]

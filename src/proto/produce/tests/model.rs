@@ -39,9 +39,10 @@ impl Settle for Outcomes {
     fn settled(&mut self, _: ProducerIx, tp: Tp, run: &Run, outcome: Outcome) {
         self.settled.push((tp, *run, outcome));
     }
-    fn release(&mut self, bytes: usize) {
+    fn release(&mut self, _: Tp, bytes: usize) {
         self.released += bytes;
     }
+    fn placed(&mut self, _: Tp, _: usize) {}
 }
 
 pub struct ByKey;
