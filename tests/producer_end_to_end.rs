@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ottla::batch::{Decompressor, RecordSet, Unpacked};
 use ottla::config::{Acks, BackendSetting, Compression, Cores, EngineSettings};
 use ottla::engine::Engine;
-use ottla::producer::{DeliveryError, Losses, Producer, Reason, Record, RejectReason};
+use ottla::producer::{DeliveryError, FlushError, Losses, Producer, Reason, Record, RejectReason};
 use ottla::testkit::broker::{Broker, Reaction, Rule, TopicSpec};
 use ottla::wire::{ApiKey, ErrorCode};
 
@@ -253,6 +253,27 @@ fn d1_13_leaders_move_under_load_and_order_holds() {
         let expected: Vec<_> = (partition..9_000).step_by(3).map(|i| i.to_string()).collect();
         assert_eq!(values(&broker, "t", partition), expected);
     }
+    engine.close(LONG).unwrap();
+}
+
+#[test]
+fn d1_13_a_leader_that_cannot_be_reached_is_asked_about_until_there_is_a_new_one() {
+    let broker = Broker::builder().brokers(3).topic_with(TopicSpec::new("t", 1).replication(3)).start().unwrap();
+    broker.move_leader("t", 0, 2);
+    let engine = engine(&broker);
+    // Metadata that nobody doubts gets older than this test.
+    assert!(engine.settings().metadata_max_age > 2 * LONG);
+    let producer = engine.producer().build().unwrap();
+    producer.submit(Record::to("t").partition(0).value("0")).unwrap().wait().unwrap();
+    // As after kill -9: connections end, nothing is refused with a word, and for a while it is still called the leader.
+    broker.rule(Rule::new(Reaction::DropBefore).api(ApiKey::Produce).node(2));
+    for i in 1..100 {
+        producer.send(Record::to("t").partition(0).value(&i.to_string())).unwrap();
+    }
+    assert_eq!(producer.flush(Duration::from_millis(500)), Err(FlushError::Timeout), "nobody else leads it");
+    broker.move_leader("t", 0, 3);
+    flushed(&producer);
+    assert_eq!(values(&broker, "t", 0), (0..100).map(|i| i.to_string()).collect::<Vec<_>>());
     engine.close(LONG).unwrap();
 }
 

@@ -1,5 +1,7 @@
 //! What shards ask for: metadata, leaders, producer ids, addresses; and how they end.
 
+use std::sync::Arc;
+
 use super::Control;
 use super::job::{Job, JobCall, JobError, Next, Target};
 use crate::base::ids::{BrokerId, ProducerIx, ShardIx};
@@ -31,7 +33,7 @@ impl<B: Backend> Control<B> {
             ShardEvent::NeedAddresses { shard, broker, host, port } => {
                 self.get_addresses(now, shard, broker, &host, port)
             }
-            ShardEvent::LinkFailed { .. } => self.refresh.on_doubt([]),
+            ShardEvent::LinkFailed { broker, .. } => self.doubt_leader(broker),
             ShardEvent::Stopped { shard } => self.on_shard_ended(shard),
             ShardEvent::Failed { shard, why } => {
                 self.state.fail(&format!("shard {} failed: {why}", shard.0));
@@ -40,6 +42,14 @@ impl<B: Backend> Control<B> {
                 self.close(now);
             }
         }
+    }
+
+    /// A broker cannot be reached: what it leads may be led by another one now, or soon. Nobody else would ask, since a
+    /// broker that is gone refuses nothing.
+    fn doubt_leader(&mut self, broker: BrokerId) {
+        let snapshot = Arc::clone(self.cluster.snapshot());
+        let led = snapshot.topics().filter(|topic| topic.partitions.iter().any(|one| one.leader == Some(broker)));
+        self.refresh.on_doubt(led.map(|topic| topic.ix));
     }
 
     fn on_shard_ended(&mut self, shard: ShardIx) {
