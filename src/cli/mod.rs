@@ -10,6 +10,7 @@ pub mod args;
 mod commands;
 mod connect;
 mod failure;
+mod log;
 mod output;
 mod record_text;
 pub mod workload;
@@ -36,6 +37,7 @@ pub fn main() -> ExitCode {
         }
     };
     let output = Output::new(&cli.common);
+    log::to_stderr();
     match run(cli, &output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,

@@ -73,6 +73,8 @@ pub struct EngineSettings {
     pub request_timeout: Duration,
     /// `socket.connection.setup.timeout.ms`: time for connect and handshake of one try. Default 10 s.
     pub connection_setup_timeout: Duration,
+    /// `socket.connection.setup.timeout.max.ms`: that time doubles up to this while tries end by it (KIP-601). Default 30 s.
+    pub connection_setup_timeout_max: Duration,
     /// `connections.max.idle.ms`: a connection unused for so long is closed. Default 9 min (brokers close at 10).
     pub connections_max_idle: Duration,
     /// `max.in.flight.requests.per.connection`: requests sent and not answered, 1..=1000. Default 5 (the most that idempotence
@@ -108,6 +110,10 @@ pub struct EngineSettings {
     pub buffer_memory: usize,
     /// `fetch.memory`: bytes of fetched data held for consumers, all of the engine. Default 64 MiB.
     pub fetch_memory: usize,
+    /// `socket.keepalive.enable`: `SO_KEEPALIVE`, so that a broker that vanished is noticed on an idle connection. Default on.
+    pub keepalive: bool,
+    /// `socket.nagle.disable`: `TCP_NODELAY`. Default on: requests are written whole, waiting for more only delays them.
+    pub nodelay: bool,
     /// `socket.send.buffer.bytes`: `SO_SNDBUF`. Default: the system's.
     pub send_buffer_bytes: Option<u32>,
     /// `socket.receive.buffer.bytes`: `SO_RCVBUF`. Default: the system's.
@@ -126,6 +132,7 @@ impl Default for EngineSettings {
             backend: BackendSetting::Auto,
             request_timeout: Duration::from_secs(30),
             connection_setup_timeout: Duration::from_secs(10),
+            connection_setup_timeout_max: Duration::from_secs(30),
             connections_max_idle: Duration::from_secs(9 * 60),
             max_in_flight_requests: 5,
             reconnect_backoff: Duration::from_millis(50),
@@ -140,6 +147,8 @@ impl Default for EngineSettings {
             allow_auto_create_topics: true,
             buffer_memory: 32 << 20,
             fetch_memory: 64 << 20,
+            keepalive: true,
+            nodelay: true,
             send_buffer_bytes: None,
             receive_buffer_bytes: None,
             seed: None,

@@ -9,9 +9,7 @@ use super::{Control, Happened, Raw};
 use crate::base::ids::BrokerId;
 use crate::base::time::Time;
 use crate::net::HostPort;
-use crate::proto::connection::{
-    Call, Cause, Failure, RefusedWhy, Reply, ReplyMode, ReplyPart, Sink, Then, Versions, Written,
-};
+use crate::proto::connection::{Call, Failure, RefusedWhy, Reply, ReplyMode, ReplyPart, Sink, Then, Versions, Written};
 use crate::ring::Backend;
 use crate::wire::ApiKey;
 
@@ -47,6 +45,7 @@ impl CallSlot {
 /// Hears a connection and keeps what it said.
 struct Ear<'a> {
     broker: BrokerId,
+    host: &'a HostPort,
     happened: &'a mut std::collections::VecDeque<Happened>,
 }
 
@@ -68,7 +67,7 @@ impl Sink for Ear<'_> {
     }
     fn written(&mut self, _: u64, _: ApiKey) {}
     fn failed(&mut self, failure: Failure<'_>) {
-        let lost = CallLost { written: failure.written, why: failure.cause.to_string() };
+        let lost = CallLost { written: failure.written, why: format!("{}: {}", self.host, failure.cause) };
         self.happened.push_back(Happened::Lost { call: failure.tag, lost });
     }
 }
@@ -184,7 +183,8 @@ impl<B: Backend> Control<B> {
             let (Raw::Connected(sock) | Raw::Data(sock, _) | Raw::Sent(sock, _) | Raw::Closed { sock, .. }) = &raw;
             let Some(id) = self.by_sock.get(sock).copied() else { continue };
             let Some(link) = self.links.get_mut(&id) else { continue };
-            let mut ear = Ear { broker: id, happened: &mut self.happened };
+            let host = link.host().clone();
+            let mut ear = Ear { broker: id, host: &host, happened: &mut self.happened };
             match raw {
                 Raw::Connected(_) => link.on_connected(now),
                 Raw::Data(_, bytes) => link.connection.on_received(now, &bytes, &mut ear),
@@ -194,18 +194,11 @@ impl<B: Backend> Control<B> {
                 }
                 Raw::Closed { sock, why, written } => {
                     self.by_sock.remove(&sock);
-                    let cause = link.connection.wants_close().cloned();
+                    let cause = link.connection.end_of(&why);
                     link.connection.on_closed(&why, written, &mut ear);
-                    let failure = match cause {
-                        Some(cause) => cause.is_failure().then(|| cause.to_string()),
-                        None => (!link.is_closing()).then(|| Cause::from_io(&why).to_string()),
-                    };
-                    let failed = failure.is_some();
-                    if let Some(words) = &failure {
-                        tracing::debug!(broker = id.0, host = %link.host(), why = %words, "connection ended");
-                    }
-                    link.on_gone(now, why.kind(), failure, &mut self.rng);
-                    if failed {
+                    if link.on_gone(now, &cause, &mut self.rng) {
+                        self.trouble = link.trouble();
+                        tracing::debug!(broker = id.0, why = %self.trouble, "connection ended");
                         self.on_broker_trouble(now);
                     }
                     self.drop_if_gone(id);
@@ -218,6 +211,7 @@ impl<B: Backend> Control<B> {
     fn give_up_waiting(&mut self, id: BrokerId) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let why = link.trouble();
+        self.trouble.clone_from(&why);
         for call in std::mem::take(&mut link.waiting) {
             let lost = CallLost { written: Written::No, why: why.clone() };
             self.happened.push_back(Happened::Lost { call, lost });
@@ -246,7 +240,9 @@ impl<B: Backend> Control<B> {
     pub(super) fn on_deadlines(&mut self, now: Time) {
         for link in self.links.values_mut() {
             if link.connection.next_deadline() <= now {
-                link.connection.on_deadline(now, &mut Ear { broker: link.id, happened: &mut self.happened });
+                let host = link.host().clone();
+                let mut ear = Ear { broker: link.id, host: &host, happened: &mut self.happened };
+                link.connection.on_deadline(now, &mut ear);
             }
         }
         let late = |slot: &CallSlot| slot.waits_until().is_some_and(|until| until <= now);
@@ -326,6 +322,7 @@ impl<B: Backend> Control<B> {
         match happened {
             Happened::Ready { broker, features, epoch } => self.on_ready(now, broker, epoch, &features),
             Happened::Reply { call, version, body } => {
+                self.trouble.clear();
                 let Some(slot) = self.calls.remove(&call) else { return };
                 match slot.purpose {
                     Purpose::Metadata(number) => self.on_metadata(now, number, version, &body),

@@ -6,7 +6,6 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::io;
 use std::rc::Rc;
 
 use crate::base::chunk::{ChunkPool, Piece};
@@ -14,7 +13,7 @@ use crate::base::ids::BrokerId;
 use crate::base::rng::Rng;
 use crate::base::time::Time;
 use crate::net::{Connect, ConnectSettings, Failure, HostPort, Resolution, Resolver, Step};
-use crate::proto::connection::{Connection, ConnectionSettings};
+use crate::proto::connection::{Cause, Connection, ConnectionSettings};
 use crate::ring::{Backend, SendChain, Sock, SocketOptions};
 
 /// One broker, or one bootstrap server (negative ids).
@@ -36,6 +35,8 @@ pub(super) struct Link {
     closing: bool,
     /// Why its last connection ended, in words.
     last_words: String,
+    /// Somebody was told that it cannot be had, since it last served a call.
+    warned: bool,
     /// Pieces' vector given back by the backend.
     spare: Vec<Piece>,
 }
@@ -60,6 +61,7 @@ impl Link {
             backing_off: false,
             closing: false,
             last_words: String::new(),
+            warned: false,
             spare: Vec::new(),
         }
     }
@@ -120,7 +122,7 @@ impl Link {
                     Ok(sock) => {
                         self.sock = Some(sock);
                         self.closing = false;
-                        self.connection.connect(now);
+                        self.connection.connect_within(now, self.connect.try_time());
                         return false;
                     }
                     Err(error) => {
@@ -136,9 +138,17 @@ impl Link {
         let failed = backing_off && !self.backing_off;
         if failed {
             self.failures += 1;
+            self.warn();
         }
         self.backing_off = backing_off;
         failed
+    }
+
+    /// Says what is wrong, once until it works again: not every try is worth a line.
+    fn warn(&mut self) {
+        if !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!(why = %self.trouble(), "a broker cannot be used; it is tried again until it can");
+        }
     }
 
     fn write<B: Backend>(&mut self, now: Time, sock: Sock, backend: &mut B) {
@@ -166,7 +176,6 @@ impl Link {
     pub fn on_ready(&mut self) {
         self.connect.on_ready();
         self.failures = 0;
-        self.last_words.clear();
     }
 
     /// It works, but cannot do what is needed of any broker.
@@ -174,18 +183,29 @@ impl Link {
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// Its socket is gone; `failure` says in words why, unless that was wanted.
-    pub fn on_gone(&mut self, now: Time, why: io::ErrorKind, failure: Option<String>, rng: &mut Rng) {
+    /// Its socket is gone. True when that is a failure, not our own wish or a broker's that closed what was idle.
+    pub fn on_gone(&mut self, now: Time, cause: &Cause, rng: &mut Rng) -> bool {
         self.sock = None;
         self.closing = false;
-        if let Some(words) = failure {
-            self.last_words = words;
-            // After it worked, what waits may wait for the next round; before, the round goes on.
-            self.backing_off |= self.connect.is_up();
-            self.connect.on_closed(now, why, rng);
-        } else {
-            self.connect.stop();
+        let worked = self.connection.has_answered();
+        if worked {
+            self.connect.forget_failures();
+            self.warned = false;
         }
+        if !cause.is_failure() {
+            self.connect.stop();
+            return false;
+        }
+        self.last_words = cause.to_string();
+        if self.connect.is_up() {
+            // What waits may wait for the next round; before it was up, the round goes on.
+            self.backing_off = true;
+            if !worked {
+                self.warn();
+            }
+        }
+        self.connect.on_closed(now, cause.io_kind(), rng);
+        true
     }
 
     /// The vector of a chain came back.
@@ -207,14 +227,9 @@ impl Link {
     /// What went wrong last.
     pub fn trouble(&self) -> String {
         match self.connect.failure() {
-            Some(Failure::Resolve(error)) => format!("{}: {error}", self.host()),
+            Some(Failure::Resolve(error)) => format!("{}: {error}; check the name and the resolver", self.host()),
             _ if self.last_words.is_empty() => format!("{}: no connection", self.host()),
             _ => format!("{}: {}", self.host(), self.last_words),
         }
-    }
-
-    /// Whether its socket is being closed at our own wish.
-    pub fn is_closing(&self) -> bool {
-        self.closing
     }
 }

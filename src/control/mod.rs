@@ -28,7 +28,6 @@ use std::sync::{Arc, OnceLock};
 
 pub use job::{AnyRequest, CallLost, Job, JobCall, JobError, Next, Target};
 
-use crate::base::backoff::BackoffRange;
 use crate::base::chunk::ChunkPool;
 use crate::base::hash::Map;
 use crate::base::ids::{BrokerId, ShardIx, TopicIx};
@@ -195,6 +194,8 @@ pub struct Control<B: Backend> {
     rebootstrap: bool,
     /// Since when no broker could be reached.
     unreachable_since: Time,
+    /// Which broker could not be reached last, and why; empty while one can be.
+    trouble: String,
     topic_waits: Vec<TopicWait>,
     /// Lookups for shards, by the key they are answered under.
     address_waits: BTreeMap<u64, (ShardIx, BrokerId)>,
@@ -285,15 +286,8 @@ impl<B: Backend> Control<B> {
             topics,
             state,
             connection_settings: Rc::new(ConnectionSettings::new(&settings)),
-            connect_settings: ConnectSettings {
-                setup_timeout: settings.connection_setup_timeout,
-                backoff: BackoffRange { first: settings.reconnect_backoff, max: settings.reconnect_backoff_max },
-            },
-            socket_options: SocketOptions {
-                send_buffer_bytes: settings.send_buffer_bytes,
-                receive_buffer_bytes: settings.receive_buffer_bytes,
-                ..SocketOptions::default()
-            },
+            connect_settings: ConnectSettings::new(&settings),
+            socket_options: SocketOptions::new(&settings),
             pool: ChunkPool::new(POOL_KEEP_BYTES),
             rng: Rng::new(seed),
             seeds,
@@ -308,6 +302,7 @@ impl<B: Backend> Control<B> {
             published: 0,
             rebootstrap: false,
             unreachable_since: Time::NEVER,
+            trouble: String::new(),
             topic_waits: Vec::new(),
             address_waits: BTreeMap::new(),
             happened: VecDeque::new(),
@@ -442,7 +437,11 @@ impl<B: Backend> Control<B> {
             match snapshot.topic(wait.topic) {
                 Some(topic) if topic.state != TopicState::Pending => wait.promise.fulfil(Ok(Arc::clone(topic))),
                 _ if wait.deadline <= now => {
-                    wait.promise.fulfil(Err(JobError::Timeout("the topic's metadata did not come".to_owned())));
+                    let why = match self.trouble.as_str() {
+                        "" => "the topic's metadata did not come".to_owned(),
+                        trouble => format!("the topic's metadata did not come ({trouble})"),
+                    };
+                    wait.promise.fulfil(Err(JobError::Timeout(why)));
                 }
                 _ => self.topic_waits.push(wait),
             }

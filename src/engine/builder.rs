@@ -152,6 +152,12 @@ impl EngineBuilder {
             (probe.kind.name(), probe.reason.clone()),
             plan.is_single_cpu(),
         )?;
+        if choice == BackendChoice::Auto && probe.kind == BackendKind::Epoll {
+            tracing::warn!(
+                why = %probe.reason,
+                "running on epoll instead of io_uring; allow io_uring, or set io.backend=epoll to expect this"
+            );
+        }
         tracing::info!(
             backend = probe.kind.name(),
             reason = %probe.reason,

@@ -1,14 +1,15 @@
 //! Which address to try next, and when: the policy of one connection, without a socket and without a clock.
 //!
 //! ```text
-//!   Idle ─ start ─► Resolve ─► Resolving ─ addresses ─► Open(a1) ─► Trying ─ connected ─► Up ─ ready ─► failures forgotten
+//!   Idle ─ start ─► Resolve ─► Resolving ─ addresses ─► Open(a1) ─► Trying ─ ready ─► Up ─ an answer ─► failures forgotten
 //!                      ▲           │ error                 │ refused, or setup time over: Close, then Open(a2) ...
 //!                      │           ▼                       ▼ no address left
 //!                      └──── Waiting (backoff, jitter) ◄───┴──────────────── Up lost ◄──
 //! ```
 //! A round tries every address of the name (KIP-302) before it waits; names are looked up anew in each round, because a
 //! broker that moved has another address now. Each try has the whole setup time, from opening to [`Connect::on_ready`]:
-//! a peer that accepts and then says nothing is given up as well.
+//! a peer that accepts and then says nothing is given up as well. Failures are forgotten only when a call was answered: a
+//! peer that shakes hands and then spoils every answer must not be tried at the first, short backoff for ever.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,12 +23,15 @@ use super::resolve::ResolveError;
 use crate::base::backoff::{Backoff, BackoffRange};
 use crate::base::rng::Rng;
 use crate::base::time::Time;
+use crate::config::EngineSettings;
 
 /// Times of a connection's policy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ConnectSettings {
     /// `socket.connection.setup.timeout.ms`: one try, from opening the socket to the end of the handshake.
     pub setup_timeout: Duration,
+    /// `socket.connection.setup.timeout.max.ms`: the time of a try doubles up to this with each that ended by it (KIP-601).
+    pub setup_timeout_max: Duration,
     /// Between rounds: `reconnect.backoff.ms` and `reconnect.backoff.max.ms`.
     pub backoff: BackoffRange,
 }
@@ -35,7 +39,18 @@ pub struct ConnectSettings {
 impl Default for ConnectSettings {
     fn default() -> Self {
         let backoff = BackoffRange { first: Duration::from_millis(50), max: Duration::from_secs(1) };
-        Self { setup_timeout: Duration::from_secs(10), backoff }
+        Self { setup_timeout: Duration::from_secs(10), setup_timeout_max: Duration::from_secs(30), backoff }
+    }
+}
+
+impl ConnectSettings {
+    /// From an engine's settings.
+    pub fn new(settings: &EngineSettings) -> Self {
+        Self {
+            setup_timeout: settings.connection_setup_timeout,
+            setup_timeout_max: settings.connection_setup_timeout_max,
+            backoff: BackoffRange { first: settings.reconnect_backoff, max: settings.reconnect_backoff_max },
+        }
     }
 }
 
@@ -91,6 +106,8 @@ pub struct Connect {
     phase: Phase,
     addresses: VecDeque<SocketAddr>,
     backoff: Backoff,
+    /// Tries in a row that ended by their time.
+    late: u32,
     failure: Option<Failure>,
 }
 
@@ -98,7 +115,7 @@ impl Connect {
     /// A policy that wants nothing until [`Connect::start`].
     pub fn new(host: HostPort, settings: ConnectSettings) -> Self {
         let backoff = Backoff::new(settings.backoff);
-        Self { host, settings, phase: Phase::Idle, addresses: VecDeque::new(), backoff, failure: None }
+        Self { host, settings, phase: Phase::Idle, addresses: VecDeque::new(), backoff, late: 0, failure: None }
     }
 
     /// Whom this connects to.
@@ -124,8 +141,15 @@ impl Connect {
         if host != self.host {
             self.host = host;
             self.addresses.clear();
-            self.backoff.reset();
+            self.forget_failures();
         }
+    }
+
+    /// How long the next try may take, or the one that is under way.
+    pub fn try_time(&self) -> Duration {
+        let ConnectSettings { setup_timeout, setup_timeout_max, .. } = self.settings;
+        let doubled = 2u32.checked_pow(self.late).and_then(|times| setup_timeout.checked_mul(times));
+        doubled.unwrap_or(setup_timeout_max).min(setup_timeout_max).max(setup_timeout)
     }
 
     /// What to do at `now`, if anything.
@@ -141,7 +165,7 @@ impl Connect {
             }
             Phase::Next => match self.addresses.pop_front() {
                 Some(address) => {
-                    let until = now + self.settings.setup_timeout;
+                    let until = now + self.try_time();
                     self.phase = Phase::Trying { address, until, connected: false };
                     Some(Step::Open(address))
                 }
@@ -151,7 +175,7 @@ impl Connect {
                 }
             },
             Phase::Trying { address, until, .. } if until <= now => {
-                self.failure = Some(Failure::Socket(address, io::ErrorKind::TimedOut));
+                self.fail(address, io::ErrorKind::TimedOut);
                 self.phase = Phase::Next;
                 Some(Step::Close)
             }
@@ -183,22 +207,28 @@ impl Connect {
         }
     }
 
-    /// The handshake is through: the try has succeeded and earlier failures are forgotten.
+    /// The handshake is through: the try has succeeded.
     pub fn on_ready(&mut self) {
         if let Phase::Trying { address, .. } = self.phase {
             self.phase = Phase::Up { address };
             self.addresses.clear();
-            self.backoff.reset();
+            self.late = 0;
             self.failure = None;
         }
     }
 
-    /// The socket is gone: refused, or lost after it was up. Not to be called for the end of a socket that
+    /// The connection has served a call: earlier failures do not count any more.
+    pub fn forget_failures(&mut self) {
+        self.backoff.reset();
+        self.late = 0;
+    }
+
+    /// The socket is gone: refused, or lost after it was up; `TimedOut` when its time was over. Not to be called for the end of a socket that
     /// [`Step::Close`] or [`Connect::stop`] gave up.
     pub fn on_closed(&mut self, now: Time, why: io::ErrorKind, rng: &mut Rng) {
         match self.phase {
             Phase::Trying { address, .. } => {
-                self.failure = Some(Failure::Socket(address, why));
+                self.fail(address, why);
                 self.phase = Phase::Next;
             }
             Phase::Up { address } => {
@@ -234,6 +264,11 @@ impl Connect {
     /// What went wrong last, until the next success.
     pub fn failure(&self) -> Option<&Failure> {
         self.failure.as_ref()
+    }
+
+    fn fail(&mut self, address: SocketAddr, why: io::ErrorKind) {
+        self.late = if why == io::ErrorKind::TimedOut { self.late.saturating_add(1) } else { 0 };
+        self.failure = Some(Failure::Socket(address, why));
     }
 
     fn wait(&mut self, now: Time, rng: &mut Rng) {
@@ -323,9 +358,54 @@ mod tests {
         connect.next_step(now, &mut rng);
         connect.on_connected();
         connect.on_ready();
+        connect.forget_failures();
         // Lost after it worked: a short wait again, not the long one.
         connect.on_closed(now, io::ErrorKind::UnexpectedEof, &mut rng);
         assert!(now.until(connect.next_deadline().unwrap()) <= Duration::from_millis(50));
+    }
+
+    /// A peer that shakes hands and then spoils every answer: at the first backoff that would be 40 tries a second.
+    #[test]
+    fn d4_85_a_handshake_alone_does_not_forget_failures() {
+        let (mut connect, mut rng) = policy();
+        connect.start();
+        let mut now = at(0);
+        for _ in 0..50 {
+            connect.next_step(now, &mut rng);
+            connect.on_resolved(now, Ok(vec![addresses()[0]]), &mut rng);
+            connect.next_step(now, &mut rng);
+            connect.on_connected();
+            connect.on_ready();
+            connect.on_closed(now, io::ErrorKind::InvalidData, &mut rng);
+            connect.next_step(now, &mut rng);
+            now = connect.next_deadline().unwrap();
+        }
+        assert!(now > at(5_000), "50 rounds took only {now:?}");
+    }
+
+    #[test]
+    fn a_slow_broker_gets_twice_the_time_at_each_try_up_to_the_maximum() {
+        let (mut connect, mut rng) = policy();
+        connect.start();
+        let mut now = at(0);
+        let mut times = Vec::new();
+        for _ in 0..4 {
+            connect.next_step(now, &mut rng);
+            connect.on_resolved(now, Ok(vec![addresses()[0]]), &mut rng);
+            connect.next_step(now, &mut rng);
+            times.push(now.until(connect.next_deadline().unwrap()).as_secs());
+            now = connect.next_deadline().unwrap();
+            assert_eq!(connect.next_step(now, &mut rng), Some(Step::Close));
+            connect.next_step(now, &mut rng);
+            now = connect.next_deadline().unwrap();
+        }
+        assert_eq!(times, [10, 20, 30, 30]);
+        // Refused at once: not slow at all.
+        connect.next_step(now, &mut rng);
+        connect.on_resolved(now, Ok(vec![addresses()[0]]), &mut rng);
+        connect.next_step(now, &mut rng);
+        connect.on_closed(now, REFUSED, &mut rng);
+        assert_eq!(connect.try_time(), Duration::from_secs(10));
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub use settings::RingSettings;
 
 use crate::base::chunk::Piece;
 use crate::base::time::{Now, Time};
+use crate::config::EngineSettings;
 
 /// A socket of one backend. The generation makes a reused slot a different socket.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -61,6 +62,18 @@ pub struct SocketOptions {
     pub send_buffer_bytes: Option<u32>,
     /// `SO_RCVBUF` in bytes.
     pub receive_buffer_bytes: Option<u32>,
+}
+
+impl SocketOptions {
+    /// From an engine's settings.
+    pub fn new(settings: &EngineSettings) -> Self {
+        Self {
+            nodelay: settings.nodelay,
+            keepalive: settings.keepalive,
+            send_buffer_bytes: settings.send_buffer_bytes,
+            receive_buffer_bytes: settings.receive_buffer_bytes,
+        }
+    }
 }
 
 impl Default for SocketOptions {

@@ -26,3 +26,30 @@ pub fn tcp_socket(address: &SocketAddr, options: &SocketOptions, non_blocking: b
     }
     Ok(fd)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::EngineSettings;
+
+    #[test]
+    fn l_13_socket_options_are_the_users_and_keepalive_is_on_by_default() {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let fd = tcp_socket(&address, &SocketOptions::new(&EngineSettings::default()), true).unwrap();
+        assert!(sockopt::socket_keepalive(&fd).unwrap() && sockopt::tcp_nodelay(&fd).unwrap());
+        let system = (sockopt::socket_send_buffer_size(&fd).unwrap(), sockopt::socket_recv_buffer_size(&fd).unwrap());
+        let asked = EngineSettings {
+            keepalive: false,
+            nodelay: false,
+            send_buffer_bytes: Some(20_000),
+            receive_buffer_bytes: Some(30_000),
+            ..EngineSettings::default()
+        };
+        let fd = tcp_socket(&address, &SocketOptions::new(&asked), false).unwrap();
+        assert!(!sockopt::socket_keepalive(&fd).unwrap() && !sockopt::tcp_nodelay(&fd).unwrap());
+        let sizes = (sockopt::socket_send_buffer_size(&fd).unwrap(), sockopt::socket_recv_buffer_size(&fd).unwrap());
+        // Linux doubles what was asked for, as room for its own bookkeeping.
+        assert_eq!(sizes, (40_000, 60_000));
+        assert_ne!(sizes, system);
+    }
+}

@@ -5,15 +5,14 @@
 //!                                                          └── failed: next address, then backoff ──┘
 //! ```
 
-use std::io;
 use std::rc::Rc;
 
 use crate::base::chunk::{ChunkPool, Piece};
 use crate::base::ids::{BrokerId, ConsumerIx};
 use crate::base::rng::Rng;
 use crate::base::time::Time;
-use crate::net::{Connect, ConnectSettings, HostPort, Step};
-use crate::proto::connection::{Connection, ConnectionSettings};
+use crate::net::{Connect, ConnectSettings, Failure, HostPort, Step};
+use crate::proto::connection::{Cause, Connection, ConnectionSettings};
 use crate::ring::{Backend, SendChain, Sock, SocketOptions};
 
 /// What a link is for. Kafka serves one request per connection at a time, so what may block has a link of its own.
@@ -37,6 +36,10 @@ pub(super) struct Link {
     closing: bool,
     /// The last lookup was asked of control and not answered yet.
     resolving: bool,
+    /// Why its last connection ended, in words.
+    last_words: String,
+    /// Somebody was told that it cannot be had, since it last served a call.
+    warned: bool,
     /// Pieces' vector given back by the backend.
     spare: Vec<Piece>,
 }
@@ -68,6 +71,8 @@ impl Link {
             connect: Connect::new(host, connect),
             closing: false,
             resolving: false,
+            last_words: String::new(),
+            warned: false,
             spare: Vec::new(),
         }
     }
@@ -122,7 +127,7 @@ impl Link {
                     Ok(sock) => {
                         self.sock = Some(sock);
                         self.closing = false;
-                        self.connection.connect(now);
+                        self.connection.connect_within(now, self.connect.try_time());
                         return Need::Nothing;
                     }
                     Err(error) => {
@@ -134,7 +139,21 @@ impl Link {
                 Step::Close => {}
             }
         }
-        if self.connect.failure().is_some() { Need::Failed } else { Need::Nothing }
+        if self.connect.failure().is_none() {
+            return Need::Nothing;
+        }
+        if !self.connection.has_answered() {
+            self.warn();
+        }
+        Need::Failed
+    }
+
+    /// Says what is wrong, once until it works again: not every try is worth a line.
+    fn warn(&mut self) {
+        if !std::mem::replace(&mut self.warned, true) {
+            let role = self.role;
+            tracing::warn!(?role, why = %self.trouble(), "a broker cannot be used; it is tried again until it can");
+        }
     }
 
     fn write<B: Backend>(&mut self, now: Time, sock: Sock, backend: &mut B) {
@@ -167,16 +186,21 @@ impl Link {
         self.connect.on_ready();
     }
 
-    /// Its socket is gone. True when that was a failure, not our own wish.
-    pub fn on_gone(&mut self, now: Time, why: io::ErrorKind, wanted_by_us: bool, rng: &mut Rng) -> bool {
+    /// Its socket is gone. True when that is a failure, not our own wish or a broker's that closed what was idle.
+    pub fn on_gone(&mut self, now: Time, cause: &Cause, rng: &mut Rng) -> bool {
         self.sock = None;
         self.closing = false;
-        if wanted_by_us {
-            self.connect.stop();
-        } else {
-            self.connect.on_closed(now, why, rng);
+        if self.connection.has_answered() {
+            self.connect.forget_failures();
+            self.warned = false;
         }
-        !wanted_by_us
+        if !cause.is_failure() {
+            self.connect.stop();
+            return false;
+        }
+        self.last_words = cause.to_string();
+        self.connect.on_closed(now, cause.io_kind(), rng);
+        true
     }
 
     /// The vector of a chain came back.
@@ -197,8 +221,9 @@ impl Link {
     /// What went wrong last.
     pub fn trouble(&self) -> String {
         match self.connect.failure() {
-            Some(failure) => format!("{}: {failure}", self.connect.host()),
-            None => format!("{}: the connection ended", self.connect.host()),
+            Some(Failure::Resolve(error)) => format!("{}: {error}; check the name and the resolver", self.host()),
+            _ if self.last_words.is_empty() => format!("{}: no connection", self.host()),
+            _ => format!("{}: {}", self.host(), self.last_words),
         }
     }
 }

@@ -40,7 +40,7 @@ use crate::mesh::{Budget, MailboxReceiver, MailboxSender, Share, SlabPool, Sleep
 use crate::net::{ConnectSettings, HostPort};
 use crate::proto::cluster::{Snapshot, TopicNames, TopicState};
 use crate::proto::connection::{
-    Call, Cause, ConnectionSettings, Failure, Reply, ReplyMode, ReplyPart, Sink, Then, Versions, Written,
+    Call, ConnectionSettings, Failure, Reply, ReplyMode, ReplyPart, Sink, Then, Versions, Written,
 };
 use crate::proto::produce::{Action, CallIx, Ident, LeaderFact, Outcome, Produce, ProduceSettings, Run, Settle, Stale};
 use crate::ring::{Backend, Events, SendChain, Sock, SocketOptions, Wait};
@@ -201,15 +201,8 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             snapshots,
             budget,
             connection_settings: Rc::new(ConnectionSettings::new(&settings)),
-            connect_settings: ConnectSettings {
-                setup_timeout: settings.connection_setup_timeout,
-                backoff: BackoffRange { first: settings.reconnect_backoff, max: settings.reconnect_backoff_max },
-            },
-            socket_options: SocketOptions {
-                send_buffer_bytes: settings.send_buffer_bytes,
-                receive_buffer_bytes: settings.receive_buffer_bytes,
-                ..SocketOptions::default()
-            },
+            connect_settings: ConnectSettings::new(&settings),
+            socket_options: SocketOptions::new(&settings),
             produce: Produce::new(produce, pool.clone()),
             placer: Placer::new(Arc::clone(&topics), rng.next_u64()),
             topics,
@@ -746,9 +739,9 @@ impl<C: Clock> Events for Core<C> {
     fn closed(&mut self, sock: Sock, why: io::Error, _unsent: Option<SendChain>, written: usize) {
         let mut failed = None;
         self.with_link(sock, |now, link, sink, rng| {
-            let ours = matches!(link.connection.wants_close(), Some(Cause::Idle | Cause::Owner(_)));
+            let cause = link.connection.end_of(&why);
             link.connection.on_closed(&why, written, sink);
-            if link.on_gone(now, why.kind(), ours, rng) {
+            if link.on_gone(now, &cause, rng) {
                 failed = Some((link.broker, link.trouble()));
             }
         });

@@ -111,12 +111,18 @@ pub struct Bed {
 
 impl Bed {
     /// `brokers` nodes with `topics` (three replicas where there are three nodes), an engine of `shards` shards.
-    pub fn new(
+    pub fn new(world: World, brokers: usize, shards: usize, topics: &[(&str, i32)], settings: EngineSettings) -> Self {
+        Self::bootstrapped_by(world, brokers, shards, topics, settings, &[])
+    }
+
+    /// The same with other bootstrap servers than the broker's nodes, unless there are none.
+    pub fn bootstrapped_by(
         mut world: World,
         brokers: usize,
         shards: usize,
         topics: &[(&str, i32)],
         settings: EngineSettings,
+        servers: &[String],
     ) -> Self {
         let seed = world.schedule().seed();
         // What an earlier world of this thread went through is not ours.
@@ -135,7 +141,10 @@ impl Bed {
             Seat { medium: world.medium(party), ring: Box::new(move || waker.wake()) }
         };
         let settings = EngineSettings {
-            bootstrap_servers: broker.bootstrap().split(',').map(str::to_owned).collect(),
+            bootstrap_servers: match servers {
+                [] => broker.bootstrap().split(',').map(str::to_owned).collect(),
+                servers => servers.to_vec(),
+            },
             allow_auto_create_topics: false,
             seed: Some(seed),
             ..settings

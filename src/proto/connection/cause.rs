@@ -8,7 +8,7 @@ use crate::wire::{ApiKey, ErrorCode};
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Cause {
     /// The network or the kernel: refused, reset, unreachable.
-    #[error("{message}")]
+    #[error("{message}{}", advice(*.kind))]
     Transport {
         /// The kernel's error.
         kind: io::ErrorKind,
@@ -16,13 +16,17 @@ pub enum Cause {
         message: String,
     },
     /// The broker ended the connection in an orderly way (restart, its own idle limit).
-    #[error("the broker closed the connection")]
+    #[error("the broker closed the connection; if this repeats, check security.protocol and the broker's log")]
     PeerClosed,
     /// Connecting or the handshake took longer than `socket.connection.setup.timeout.ms`.
-    #[error("no connection within the set-up timeout ({0})")]
+    #[error(
+        "nothing came back within the set-up timeout ({0}): check the address, a firewall, and that Kafka runs there; \
+             socket.connection.setup.timeout.ms allows more time"
+    )]
     SetupTimeout(&'static str),
     /// A request was not answered within `request.timeout.ms`; later answers cannot be told apart, so all ends.
-    #[error("no answer to {} within the request timeout", .0.name())]
+    #[error("no answer to {} within the request timeout: is the broker overloaded or cut off? request.timeout.ms allows more \
+             time", .0.name())]
     RequestTimeout(ApiKey),
     /// The broker sent what the protocol forbids.
     #[error("the broker misbehaved: {0}")]
@@ -33,6 +37,9 @@ pub enum Cause {
     /// Unused for `connections.max.idle.ms`.
     #[error("idle")]
     Idle,
+    /// The broker closed it while nothing was asked: its own `connections.max.idle.ms`, or its shutdown.
+    #[error("the broker closed the idle connection")]
+    IdleByPeer,
     /// Closed by its owner (shutdown, broker gone, address changed).
     #[error("closed: {0}")]
     Owner(&'static str),
@@ -42,7 +49,10 @@ pub enum Cause {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PeerMisbehaved {
     /// A frame length below 4 or above `receive.message.max.bytes`.
-    #[error("frame of {0} bytes")]
+    #[error(
+        "frame of {0} bytes: does Kafka listen at this port? Answers that large need a higher \
+             receive.message.max.bytes"
+    )]
     FrameLength(i32),
     /// Answers must come in the order of requests.
     #[error("correlation id {got} where {expected} was due")]
@@ -80,6 +90,16 @@ pub enum PeerIncompatible {
     NoApiVersions,
 }
 
+/// What to try, where the kernel's words leave it open.
+fn advice(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::ConnectionRefused => ": nothing listens there; check bootstrap.servers and that the broker runs",
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => ": check the address and the network",
+        io::ErrorKind::ConnectionReset => "; if this repeats, check security.protocol and the broker's log",
+        _ => "",
+    }
+}
+
 impl Cause {
     /// From what the kernel said when a socket ended.
     pub fn from_io(error: &io::Error) -> Self {
@@ -91,6 +111,17 @@ impl Cause {
 
     /// Whether the broker could not be reached or did not answer, as opposed to a planned or harmless end.
     pub fn is_failure(&self) -> bool {
-        !matches!(self, Self::Idle | Self::Owner(_))
+        !matches!(self, Self::Idle | Self::IdleByPeer | Self::Owner(_))
+    }
+
+    /// What the kernel would call it.
+    pub fn io_kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Transport { kind, .. } => *kind,
+            Self::PeerClosed | Self::IdleByPeer => io::ErrorKind::UnexpectedEof,
+            Self::SetupTimeout(_) | Self::RequestTimeout(_) => io::ErrorKind::TimedOut,
+            Self::Peer(_) | Self::Incompatible(_) => io::ErrorKind::InvalidData,
+            Self::Idle | Self::Owner(_) => io::ErrorKind::ConnectionAborted,
+        }
     }
 }

@@ -188,6 +188,8 @@ pub struct Connection {
     stream: Option<Stream>,
     /// Nothing of a broker was understood yet on this socket.
     first: bool,
+    /// A call of the owner was answered on this socket, or the last one.
+    answered: bool,
     silent_until: Time,
     used_at: Time,
     scratch: Vec<u8>,
@@ -212,6 +214,7 @@ impl Connection {
             partial_need: 0,
             stream: None,
             first: true,
+            answered: false,
             silent_until: Time::ZERO,
             used_at: Time::ZERO,
             scratch: Vec::new(),
@@ -224,9 +227,15 @@ impl Connection {
 
     /// The owner opens a socket now. Only from closed; otherwise nothing happens.
     pub fn connect(&mut self, now: Time) {
+        self.connect_within(now, self.settings.setup_timeout);
+    }
+
+    /// As [`Connection::connect`], with another time for connecting and the handshake than the settings'.
+    pub fn connect_within(&mut self, now: Time, setup_time: Duration) {
         if matches!(self.phase, Phase::Closed) {
             edge("connection: closed -> connecting");
-            self.phase = Phase::Connecting { deadline: now + self.settings.setup_timeout };
+            self.answered = false;
+            self.phase = Phase::Connecting { deadline: now + setup_time };
         }
     }
 
@@ -437,6 +446,18 @@ impl Connection {
         }
     }
 
+    /// Why the connection ended, to be asked when its socket is gone and before [`Connection::on_closed`]: our own reason, or
+    /// the kernel's. A broker that closes what is idle and has served before does nobody harm (d4-76).
+    pub fn end_of(&self, error: &io::Error) -> Cause {
+        match &self.phase {
+            Phase::Draining { cause } => cause.clone(),
+            Phase::Ready { .. } if self.answered && self.is_idle() && error.kind() == io::ErrorKind::UnexpectedEof => {
+                Cause::IdleByPeer
+            }
+            _ => Cause::from_io(error),
+        }
+    }
+
     /// When [`Connection::on_deadline`] or [`Connection::next_write`] has something to do, if nothing happens before.
     pub fn next_deadline(&self) -> Time {
         match self.phase {
@@ -477,6 +498,11 @@ impl Connection {
     /// No call is queued or unanswered.
     pub fn is_idle(&self) -> bool {
         self.unanswered() == 0
+    }
+
+    /// Whether a call was answered since the last [`Connection::connect`]; still told after the end.
+    pub fn has_answered(&self) -> bool {
+        self.answered
     }
 
     /// Calls queued or unanswered.
@@ -676,6 +702,7 @@ impl Connection {
             self.stream = None;
             self.stats.replies += 1;
             let then = sink.reply_part(part);
+            self.answered |= !matches!(then, Then::Kill(_));
             self.in_flight.pop_front();
             then
         } else {
@@ -694,6 +721,7 @@ impl Connection {
             Whose::Handshake => self.negotiated(now, call.version, body, sink),
             Whose::Owner { tag, .. } => {
                 let then = sink.reply(Reply { tag, api: call.api, version: call.version, body });
+                self.answered |= !matches!(then, Then::Kill(_));
                 self.follow(now, then)
             }
         }

@@ -287,7 +287,10 @@ fn d4_76_a_closed_connection_says_of_each_call_whether_it_can_have_been_seen() {
     connection.on_closed(&io::Error::from(io::ErrorKind::UnexpectedEof), 0, &mut heard);
     let outcome: Vec<_> = heard.failed.iter().map(|(tag, written, _)| (*tag, *written)).collect();
     assert_eq!(outcome, [(1, Written::Maybe), (2, Written::No), (3, Written::No)]);
-    assert_eq!(heard.failed[0].2, "the broker closed the connection");
+    assert_eq!(
+        heard.failed[0].2,
+        "the broker closed the connection; if this repeats, check security.protocol and the broker's log"
+    );
     assert!(connection.is_closed() && connection.is_idle());
     connection.connect(at(3));
     assert!(!connection.is_closed(), "and it can be connected again");
@@ -383,7 +386,8 @@ fn d1_21_no_broker_silences_us_for_more_than_a_minute_and_deadlines_keep_running
     // The call that waits is failed as surely not written, the connection lives.
     assert_eq!(connection.next_deadline(), at(30_002));
     connection.on_deadline(at(30_002), &mut heard);
-    assert_eq!(heard.failed, [(2, Written::No, "no answer to Metadata within the request timeout".to_owned())]);
+    let [(2, Written::No, why)] = heard.failed.as_slice() else { panic!("{:?}", heard.failed) };
+    assert!(why.starts_with("no answer to Metadata within the request timeout"), "{why}");
     assert!(connection.wants_close().is_none());
 }
 

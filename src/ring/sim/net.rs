@@ -100,6 +100,8 @@ struct Core {
     refused: BTreeSet<SocketAddr>,
     held: BTreeSet<SocketAddr>,
     conns: BTreeMap<u64, Conn>,
+    /// Connections started, by where to.
+    attempts: BTreeMap<SocketAddr, u64>,
     next_conn: u64,
     next_port: u16,
 }
@@ -191,6 +193,7 @@ impl Network {
             refused: BTreeSet::new(),
             held: BTreeSet::new(),
             conns: BTreeMap::new(),
+            attempts: BTreeMap::new(),
             next_conn: 0,
             next_port: 49_152,
         };
@@ -260,6 +263,7 @@ impl Network {
     pub fn connect(&self, address: SocketAddr, party: Party) -> EndId {
         let now = self.schedule.time();
         let mut core = self.lock();
+        *core.attempts.entry(address).or_default() += 1;
         let there = now + self.schedule.duration(core.rates.latency);
         let back = there + self.schedule.duration(core.rates.latency);
         let refused = core.refused.contains(&address)
@@ -299,6 +303,11 @@ impl Network {
             Conn { address, client, attempt, held, broken: false, ends, pipes: [Pipe::default(), Pipe::default()] },
         );
         EndId { conn: id, side: 0 }
+    }
+
+    /// How often somebody tried to connect to `address`, whatever became of it.
+    pub fn attempts(&self, address: SocketAddr) -> u64 {
+        self.lock().attempts.get(&address).copied().unwrap_or(0)
     }
 
     /// What became of [`Network::connect`].

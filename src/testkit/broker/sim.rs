@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::cluster::Node;
 use super::core::{BrokerCore, ConnId, Outcome};
 use super::counters::CloseReason;
 use super::options::Options;
@@ -156,6 +157,11 @@ impl SimDriver {
 
     fn follow_nodes(&mut self, core: &mut BrokerCore, now: Now) {
         for (nth, (address, listener)) in self.listeners.iter_mut().enumerate() {
+            // A node that was given another place listens there from now on; its connections stay.
+            let place = |node: &Node| Some(SocketAddr::new(node.host.parse().ok()?, node.port));
+            if let Some(place) = core.cluster.nodes.get(nth).and_then(place).filter(|place| place != address) {
+                (*address, *listener) = (place, None);
+            }
             let up = core.cluster.nodes.get(nth).is_some_and(|node| node.up);
             match (up, listener.is_some()) {
                 // Binding fails only while the address is taken, which it is not.
