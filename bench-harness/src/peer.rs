@@ -55,10 +55,14 @@ pub struct Peer {
 enum Kind {
     Ottla,
     Go,
+    /// A program of this crate that talks to nobody.
+    Floor,
 }
 
 /// The peer that ratios are to.
 pub const REFERENCE: &str = "franz-go";
+/// The peer that does only what cannot be left out.
+pub const FLOOR: &str = "floor";
 
 /// Every peer.
 pub const ALL: &[Peer] = &[
@@ -82,6 +86,16 @@ pub const ALL: &[Peer] = &[
             Step { phase: Phase::Produce, variant: "", args: &[] },
             Step { phase: Phase::Consume, variant: "", args: &[] },
             Step { phase: Phase::Consume, variant: "pooled", args: &["-pooled"] },
+        ],
+    },
+    Peer {
+        name: FLOOR,
+        what: "no client: generate, encode, lz4, CRC and back, in memory; also with all of a batch compressed at sealing",
+        kind: Kind::Floor,
+        steps: &[
+            Step { phase: Phase::Produce, variant: "", args: &[] },
+            Step { phase: Phase::Produce, variant: "lz4 at sealing", args: &["--at-seal"] },
+            Step { phase: Phase::Consume, variant: "", args: &[] },
         ],
     },
 ];
@@ -120,14 +134,8 @@ impl Peer {
         match (self.kind, ottla) {
             (Kind::Ottla, Some(path)) if path.is_file() => Ok(path.to_path_buf()),
             (Kind::Ottla, Some(path)) => Err(Fault::Usage(format!("--ottla {}: no such program", path.display()))),
-            (Kind::Ottla, None) => {
-                let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-                let mut command = Command::new(cargo);
-                command.args(["build", "--release", "--locked", "--features", "cli", "--bin", "ottla"]);
-                built(command.current_dir(root), "ottla", "or give one with --ottla PATH")?;
-                let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-                Ok(target.join("release/ottla"))
-            }
+            (Kind::Ottla, None) => cargo(root, "ottla", &["--features", "cli"]),
+            (Kind::Floor, _) => cargo(root, FLOOR, &["-p", "bench-harness"]),
             (Kind::Go, _) => {
                 let program = root.join("target/bench-harness").join(self.name);
                 let mut command = Command::new("go");
@@ -137,6 +145,11 @@ impl Peer {
                 Ok(program)
             }
         }
+    }
+
+    /// Whether it talks to a broker.
+    pub fn has_broker(&self) -> bool {
+        self.kind != Kind::Floor
     }
 
     /// The command that runs one step.
@@ -154,6 +167,9 @@ impl Peer {
                 command.args(["-phase", &phase, "-b", job.bootstrap, "-t", job.topic]);
                 command.args(["-n", &messages, "-partitions", &partitions]);
             }
+            Kind::Floor => {
+                command.args([&phase, &messages]);
+            }
         }
         command.args(step.args);
         command
@@ -165,6 +181,15 @@ pub fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KAFKA_")) {
         command.env_remove(name);
     }
+}
+
+/// Builds one of our own programs in the release profile.
+fn cargo(root: &Path, name: &str, args: &[&str]) -> Result<PathBuf, Fault> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["build", "--release", "--locked", "--bin", name]).args(args);
+    built(command.current_dir(root), name, "or give an ottla with --ottla PATH")?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    Ok(target.join("release").join(name))
 }
 
 fn built(command: &mut Command, what: &str, hint: &str) -> Result<(), Fault> {
@@ -202,7 +227,7 @@ mod tests {
         let found: Vec<_> = named(&names).unwrap().iter().map(|peer| peer.name).collect();
         assert_eq!(found, ["ottla", "franz-go"]);
         let fault = named(&["kafkajs".to_owned()]).unwrap_err();
-        assert!(matches!(&fault, Fault::Usage(text) if text.contains("there are ottla, franz-go")), "{fault:?}");
+        assert!(matches!(&fault, Fault::Usage(text) if text.contains("there are ottla, franz-go, floor")), "{fault:?}");
     }
 
     #[test]
@@ -217,6 +242,7 @@ mod tests {
             [
                 "bench consume -q --json -b b:1 -t t --messages 7 --partitions 12 --verify full",
                 "-phase consume -b b:1 -t t -n 7 -partitions 12 -pooled",
+                "consume 7",
             ]
         );
     }

@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
 use crate::fault::Fault;
-use crate::peer::{Job, Peer, Phase, REFERENCE, Step};
+use crate::peer::{FLOOR, Job, Peer, Phase, REFERENCE, Step};
 use crate::stats::Spread;
 
 /// One phase of one peer in one round.
@@ -149,17 +149,17 @@ impl Report {
         groups
     }
 
-    /// CPU per record over franz-go's in the same round: below 1 is less. `None` where franz-go does not take part.
-    fn ratio(&self, group: &Group<'_>) -> Option<Spread> {
-        let reference = |sample: &Sample| {
+    /// CPU per record over that of a reference in the same round: below 1 is less. `None` where it does not take part.
+    fn ratio(&self, group: &Group<'_>, reference: &str) -> Option<Spread> {
+        let ratio = |sample: &Sample| {
             let same = |other: &&Sample| {
                 (other.scenario, other.phase, other.round) == (sample.scenario, sample.phase, sample.round)
-                    && other.peer == REFERENCE
+                    && other.peer == reference
                     && other.variant.is_empty()
             };
             self.samples.iter().find(same).map(|other| sample.cpu_us / other.cpu_us)
         };
-        Spread::of(group.samples.iter().filter_map(|sample| reference(sample)))
+        Spread::of(group.samples.iter().filter_map(|sample| ratio(sample)))
     }
 
     /// Prints a table, or JSON.
@@ -201,8 +201,10 @@ impl Report {
                         result[*name] = spread.json();
                     }
                 }
-                if let Some(ratio) = self.ratio(group) {
-                    result["ratio_to_franz_go"] = ratio.json();
+                for (name, reference) in [("ratio_to_franz_go", REFERENCE), ("ratio_to_floor", FLOOR)] {
+                    if let Some(ratio) = self.ratio(group, reference) {
+                        result[name] = ratio.json();
+                    }
                 }
                 result["settings"] = first.settings.clone();
                 result
@@ -223,6 +225,7 @@ impl Report {
             "peer",
             "CPU us/record",
             "x franz-go",
+            "x floor",
             "peak RSS",
             "records/s",
             "client/broker busy",
@@ -234,7 +237,7 @@ impl Report {
         for group in self.groups() {
             table.add_row(self.row(&group));
         }
-        for column in 3..12 {
+        for column in 3..13 {
             if let Some(column) = table.column_mut(column) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -278,7 +281,8 @@ impl Report {
             first.phase.to_string(),
             named(first.peer, first.variant),
             spanned(spread(|sample| Some(sample.cpu_us)), 3),
-            spanned(self.ratio(group), 2),
+            spanned(self.ratio(group, REFERENCE), 2),
+            self.ratio(group, FLOOR).map_or_else(|| "-".into(), |ratio| format!("{:.2}", ratio.median)),
             cell(|sample| Some(sample.max_rss_bytes), mib),
             cell(|sample| Some(sample.messages_per_s()), grouped),
             format!("{busy}/{broker_busy}"),

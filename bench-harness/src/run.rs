@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -16,6 +16,9 @@ use crate::peer::{self, Job, Peer, Phase, REFERENCE, Step};
 use crate::report::{Report, Sample};
 use crate::scenario::{self, Scenario};
 use crate::{BrokerKind, RunArgs};
+
+/// How long a new topic may be unknown to its broker.
+const TOPIC_SECONDS_MAX: Duration = Duration::from_secs(60);
 
 /// What all rounds share.
 struct Race<'a> {
@@ -86,12 +89,13 @@ pub fn run(args: &RunArgs) -> Result<Report, Fault> {
 
 /// Whose topic all consumers read.
 fn source(peers: &[&'static Peer], asked: Option<&str>) -> Result<&'static Peer, Fault> {
-    let by_name = |name: &str| peers.iter().copied().find(|peer| peer.name == name);
+    let mut writers = peers.iter().copied().filter(|peer| peer.has_broker());
+    let by_name = |name: &str| writers.clone().find(|peer| peer.name == name);
     match asked {
-        Some(name) => by_name(name).ok_or_else(|| Fault::Usage(format!("--read-from {name}: not among --peers"))),
+        Some(name) => by_name(name).ok_or_else(|| Fault::Usage(format!("--read-from {name}: no writer among --peers"))),
         None => by_name(REFERENCE)
-            .or_else(|| peers.first().copied())
-            .ok_or_else(|| Fault::Usage("--peers names none".to_owned())),
+            .or_else(|| writers.next())
+            .ok_or_else(|| Fault::Usage("--peers names nobody who writes to a broker".to_owned())),
     }
 }
 
@@ -115,7 +119,7 @@ impl Race<'_> {
     fn warm_up(&self, scenario: Option<&Scenario>) -> Result<(), Fault> {
         let Some(scenario) = scenario.filter(|_| self.args.warm_up > 0) else { return Ok(()) };
         say(self.args, &format!("warming up with {} records", self.args.warm_up));
-        let (peer, program) = &self.peers[0];
+        let Some((peer, program)) = self.peers.iter().find(|(peer, _)| peer.has_broker()) else { return Ok(()) };
         let topic = format!("warm-{}", std::process::id());
         self.topic("create", &topic, Some(scenario.partitions))?;
         let job = Job { bootstrap: &self.broker.bootstrap, topic: &topic, messages: self.args.warm_up, scenario };
@@ -147,7 +151,7 @@ impl Race<'_> {
                         Phase::Produce => topic_of(peer, place),
                         Phase::Consume => topic_of(self.source, 0),
                     };
-                    if phase == Phase::Produce {
+                    if phase == Phase::Produce && peer.has_broker() {
                         self.topic("create", &topic, Some(scenario.partitions))?;
                         topics.push(topic.clone());
                     }
@@ -161,7 +165,7 @@ impl Race<'_> {
                     sample.round = round;
                     say(self.args, &format!("round {} of {}: {}", round + 1, self.args.runs, sample.line()));
                     report.samples.push(sample);
-                    if phase == Phase::Produce {
+                    if phase == Phase::Produce && peer.has_broker() {
                         self.check_count(&topic, scenario)?;
                     }
                 }
@@ -189,9 +193,22 @@ impl Race<'_> {
         peer::without_settings(&mut command);
         let said = command.stdin(Stdio::null()).output().map_err(Fault::failed("ottla topics"))?;
         if said.status.success() {
-            return Ok(());
+            return partitions.map_or(Ok(()), |partitions| self.until_empty_topic(topic, partitions));
         }
         Err(Fault::Failed(format!("ottla topics {verb} {topic}: {}", String::from_utf8_lossy(&said.stderr).trim())))
+    }
+
+    /// A broker that says a topic is created may not know of it for a moment.
+    fn until_empty_topic(&self, topic: &str, partitions: u32) -> Result<(), Fault> {
+        let until = Instant::now() + TOPIC_SECONDS_MAX;
+        loop {
+            match self.reader.count(&self.root, &self.broker.bootstrap, topic, partitions) {
+                Ok(0) => return Ok(()),
+                Ok(found) => return Err(Fault::Check(format!("{topic} holds {found} records and is new"))),
+                Err(fault) if Instant::now() > until => return Err(fault),
+                Err(_) => std::thread::sleep(Duration::from_millis(50)), // between two questions, not instead of one
+            }
+        }
     }
 
     /// Runs one step of one peer to its end.

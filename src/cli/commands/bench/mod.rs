@@ -130,7 +130,11 @@ fn topic(session: &Session, args: &BenchArgs) -> Result<(i32, Vec<Option<i64>>),
         None => {
             let created = admin.create_topics([wanted], false).wait().map_err(Failure::failed)?;
             for (_, outcome) in created {
-                outcome.map_err(Failure::failed)?;
+                match outcome {
+                    // Somebody made it a moment ago, and the broker that was asked had not heard of it yet.
+                    Ok(_) | Err(AdminError::Broker { code: ErrorCode::TopicAlreadyExists, .. }) => {}
+                    Err(error) => return Err(Failure::failed(error)),
+                }
             }
             // Creation takes a moment to reach every broker; this waits for the metadata that the phases need anyway.
             let info = session.topic_info(&args.topic, session.settings().default_api_timeout);
