@@ -233,6 +233,10 @@ impl Cluster {
         if code != ErrorCode::None {
             topic.failing_since = topic.failing_since.min(now);
             topic.state = self.state_of(now, &topic, code);
+            if let TopicState::Failed(_) = topic.state {
+                // A snapshot that differs in nothing else would not be published, and nobody would fail those records.
+                topic.failures = topic.failures.wrapping_add(1);
+            }
             if topic.state == TopicState::Pending || matches!(code.verdict(), Verdict::RefreshLeader | Verdict::Retry) {
                 change.incomplete.push(ix);
             }
@@ -240,6 +244,7 @@ impl Cluster {
             return;
         }
         topic.failing_since = Time::NEVER;
+        topic.failures = 0;
         topic.state = TopicState::Known;
         topic.internal = answer.is_internal;
         if !answer.topic_id.is_zero() && answer.topic_id != topic.id {
@@ -352,6 +357,7 @@ fn pending(now: Time, ix: TopicIx, name: Arc<str>) -> Topic {
         state: TopicState::Pending,
         error: ErrorCode::None,
         failing_since: now,
+        failures: 0,
         partitions: Vec::new(),
     }
 }

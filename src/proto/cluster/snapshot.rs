@@ -82,6 +82,8 @@ pub struct Topic {
     pub error: ErrorCode,
     /// Since when every answer has had an error; [`Time::NEVER`] without one.
     pub failing_since: Time,
+    /// Answers that said so again once [`TopicState::Failed`]: each is news for records that came to wait since.
+    pub failures: u32,
     /// By partition index. Empty until known.
     pub partitions: Vec<Partition>,
 }
