@@ -87,6 +87,25 @@ const RING_FOR_TESTKIT_NEVER: &[&str] = &["uring", "epoll", "probe", "AnyBackend
 /// Longest file, in lines. Generated messages are as long as their schema.
 const LINES_MAX: usize = 900;
 
+/// Where threads may hand each other something, start, or wait by other means than `base::sync` and `mesh`, which the
+/// simulator puts its weather between (r13): the primitives themselves, the kernel's side, the thread that starts threads, the
+/// helper for names (simulations have none), and what is no part of an engine.
+const THREADS_OWN: &[&str] = &[
+    "src/base/sync.rs",
+    "src/mesh/",
+    "src/ring/uring/",
+    "src/ring/epoll/",
+    "src/engine/threads.rs",
+    "src/net/resolve.rs",
+    "src/testkit/",
+    "src/cli/",
+    "src/bin/",
+];
+
+/// What threads meet by. Atomics and locks are not among them: they hold state, and nobody waits for it there.
+const THREADS_MEET_BY: &[&str] =
+    &["crossbeam_channel", "rtrb", "mpsc", "Condvar", "Barrier", "spawn", "park", "park_timeout", "sleep"];
+
 /// A reason in `expect` shorter than this says nothing.
 const REASON_CHARS_MIN: usize = 10;
 
@@ -101,6 +120,7 @@ const RULES: &[(&str, Rule)] = &[
     ("hashers_are_not_seeded_at_random", hashers_are_not_seeded_at_random),
     ("nothing_tells_where_it_was_made", nothing_tells_where_it_was_made),
     ("no_test_is_skipped", no_test_is_skipped),
+    ("threads_meet_in_the_mesh", threads_meet_in_the_mesh),
 ];
 
 // ---------------------------------------------------------------------------------------------- the rules
@@ -310,6 +330,25 @@ fn nothing_tells_where_it_was_made(path: &str, text: &str) -> Vec<String> {
             });
             if told {
                 out.push(format!("{path}:{}: a path of the machine it was written on", index + 1));
+            }
+        }
+    }
+    out
+}
+
+/// Determinism: a queue or a wait that the simulator does not know of would make a run differ from its seed.
+fn threads_meet_in_the_mesh(path: &str, text: &str) -> Vec<String> {
+    if !path.starts_with("src/") || THREADS_OWN.iter().any(|own| path.starts_with(own)) {
+        return Vec::new();
+    }
+    let code = without_tests(&code_only(text));
+    let mut out = Vec::new();
+    for (index, line) in code.lines().enumerate() {
+        for word in words(line).filter(|word| THREADS_MEET_BY.contains(word)) {
+            // Functions of these names are the standard library's only behind `thread`.
+            let function = ["spawn", "park", "park_timeout", "sleep"].contains(&word);
+            if !function || line.contains(&format!("thread::{word}")) {
+                out.push(format!("{path}:{}: {word}: threads meet through base::sync and mesh only", index + 1));
             }
         }
     }
@@ -549,6 +588,17 @@ fn planted_traces_of_a_machine_are_found() {
     fires(rule, "ci/test", &format!("cd {}root/x", "/"));
     fires(rule, "ci/test", &["curl repo1", "maven.org"].join("."));
     silent(rule, "ci/test", "\"$dir/work/x\" ../work/y target/root/ src/home/mod.rs");
+}
+
+#[test]
+fn planted_queue_between_threads_is_found() {
+    let rule = threads_meet_in_the_mesh;
+    fires(rule, "src/shard/a.rs", "use std::sync::mpsc;");
+    fires(rule, "src/producer/a.rs", "fn a() { std::thread::sleep(d) }");
+    fires(rule, "src/control/a.rs", "fn a() { let (a, b) = crossbeam_channel::unbounded::<u8>(); }");
+    silent(rule, "src/mesh/a.rs", "use rtrb::Producer;");
+    silent(rule, "src/shard/a.rs", "use std::sync::Arc; fn a(clock: C) { clock.sleep(d); }");
+    silent(rule, "src/shard/a.rs", "#[cfg(test)]\nmod tests {\n    fn a() { std::thread::spawn(|| ()); }\n}");
 }
 
 #[test]

@@ -569,6 +569,27 @@ mod loom_tests {
         });
     }
 
+    /// d1-23: the first in line gives up while memory comes back; the next one gets it.
+    #[test]
+    fn loom_a_waiter_that_gives_up_passes_its_turn_on() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(2);
+        model.check(|| {
+            let budget = Budget::new(10);
+            assert!(budget.try_take(10));
+            let mut first = budget.take(8, Time::NEVER);
+            let idle = std::task::Waker::noop();
+            assert!(first.poll_take(&mut Context::from_waker(idle)).is_pending());
+            let giver = budget.clone();
+            let giver = thread::spawn(move || giver.give_back(10));
+            let quitter = thread::spawn(move || drop(first));
+            assert_eq!(budget.take_by(6, Time::NEVER, &SystemClock), Ok(()));
+            giver.join().unwrap();
+            quitter.join().unwrap();
+            assert_eq!(budget.free_bytes(), 4, "what was set aside for the one that gave up is back");
+        });
+    }
+
     #[test]
     fn loom_credit_is_spent_or_taken_back_never_both() {
         let mut model = loom::model::Builder::new();

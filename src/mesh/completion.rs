@@ -205,3 +205,30 @@ mod tests {
         shard.join().unwrap();
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use crate::base::sync::{park_until, thread};
+    use crate::base::time::{SystemClock, Time};
+
+    /// The queue itself is not under the model (it is `rtrb`'s): what is checked is that a handle which waits is woken for
+    /// what was pushed, also for what the writer left behind when it went away.
+    #[test]
+    fn loom_a_waiting_handle_is_woken_for_outcomes_and_for_the_end() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(2);
+        model.check(|| {
+            let (mut writer, mut reader) = completions(1, &Medium::threads());
+            let shard = thread::spawn(move || {
+                writer.push(1);
+                // No room: left for the handle when the shard ends.
+                writer.push(2);
+                writer.notify();
+            });
+            let mut next = || park_until(Time::NEVER, &SystemClock, |context| reader.poll_pop(context)).flatten();
+            assert_eq!((next(), next(), next()), (Some(1), Some(2), None));
+            shard.join().unwrap();
+        });
+    }
+}

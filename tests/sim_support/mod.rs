@@ -326,7 +326,7 @@ impl Bed {
                 for record in view.records(&mut decompressor, &mut unpacked).unwrap() {
                     let record = record.unwrap();
                     let value = String::from_utf8_lossy(record.value().unwrap_or_default()).into_owned();
-                    text.push_str(&format!(" {}", value.trim_end_matches('x').trim_end_matches(':')));
+                    text.push_str(&format!(" {}", value.rsplit_once(':').map_or(value.as_str(), |(short, _)| short)));
                 }
                 text.push('\n');
             }
