@@ -5,6 +5,7 @@
 
 mod broker_support;
 
+use std::future::Future;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use broker_support::{Client, PATIENCE};
 use ottla::base::chunk::ChunkPool;
 use ottla::batch::{Append, BatchBuilder, BatchSettings, Codec, Codecs, Refusal, Stamp, encode_body};
 use ottla::config::{BackendSetting, EngineSettings};
-use ottla::consumer::{AutoOffsetReset, Batch, ConsumeError, Consumer, StartAt};
+use ottla::consumer::{AutoOffsetReset, Batch, ConsumeError, Consumer, ConsumerSettings, StartAt};
 use ottla::engine::Engine;
 use ottla::testkit::broker::{Broker, Reaction, Rule};
 use ottla::wire::{ApiKey, ErrorCode};
@@ -205,18 +206,128 @@ fn r01_processed_moves_by_asking_for_more_and_never_by_dropping() {
     assert!(panicked.is_err());
     drop(second);
     assert_eq!(consumer.processed(TOPIC, 0).unwrap(), Some(14));
-    let third = next(&mut consumer);
-    assert_eq!(third.iter().count(), 10);
-    drop(third);
-    assert!(consumer.next(QUIET).unwrap().is_none());
-    assert_eq!(consumer.position(TOPIC, 0).unwrap(), Some(30));
-    assert_eq!(consumer.processed(TOPIC, 0).unwrap(), Some(14), "record 14 would be delivered again");
-    // Which is what a seek to it does.
-    consumer.seek(TOPIC, 0, StartAt::Offset(14)).unwrap();
     let again = next(&mut consumer);
     assert_eq!((again.first_offset(), again.iter().next().unwrap().offset()), (14, 14));
     again.done();
-    assert_eq!(consumer.processed(TOPIC, 0).unwrap(), Some(20));
+    assert_eq!(consumer.processed(TOPIC, 0).unwrap(), Some(20), "declared done, read or not");
+    let third = next(&mut consumer);
+    assert_eq!(third.iter().count(), 10);
+    assert!(consumer.next(QUIET).unwrap().is_none());
+    assert_eq!(consumer.position(TOPIC, 0).unwrap(), Some(30));
+    assert_eq!(consumer.processed(TOPIC, 0).unwrap(), Some(30));
+}
+
+/// Leaves the first batch at record 4 with `leave`; the same consumer, and another one that starts from what was processed,
+/// are given that record again, and all behind it.
+fn left_at_4(leave: impl FnOnce(&mut Consumer)) {
+    let broker = broker(1);
+    fill(&broker, 0, 30, 10, Codec::Lz4);
+    let engine = engine(&broker);
+    let mut first = consumer(&engine, 1, StartAt::Earliest);
+    leave(&mut first);
+    let processed = first.processed(TOPIC, 0).unwrap().unwrap();
+    assert_eq!(processed, 4, "what a commit would say");
+    let second = engine.consumer().assign([(TOPIC, 0, processed)]).build().unwrap();
+    for mut reader in [first, second] {
+        let mut expected = 4;
+        while expected < 30 {
+            for record in &next(&mut reader) {
+                assert_eq!(record.offset(), expected);
+                expected += 1;
+            }
+        }
+        assert!(reader.next(QUIET).unwrap().is_none());
+        assert_eq!(reader.processed(TOPIC, 0).unwrap(), Some(30));
+    }
+}
+
+#[test]
+fn r01_after_a_question_mark_the_current_record_is_delivered_again() {
+    fn work(consumer: &mut Consumer) -> Result<(), String> {
+        for record in &next(consumer) {
+            if record.offset() == 4 {
+                Err("the database is away")?;
+            }
+        }
+        Ok(())
+    }
+    left_at_4(|consumer| assert!(work(consumer).is_err()));
+}
+
+#[test]
+fn r01_after_a_break_the_current_record_is_delivered_again() {
+    left_at_4(|consumer| {
+        for record in &next(consumer) {
+            if record.offset() == 4 {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn r01_after_a_panic_the_current_record_is_delivered_again() {
+    left_at_4(|consumer| {
+        let handler = std::panic::AssertUnwindSafe(|| {
+            for record in &next(consumer) {
+                assert!(record.offset() != 4, "the handler fails");
+            }
+        });
+        assert!(std::panic::catch_unwind(handler).is_err());
+    });
+}
+
+#[test]
+fn r01_after_a_dropped_future_the_current_record_is_delivered_again() {
+    left_at_4(|consumer| {
+        let reached = std::cell::Cell::new(false);
+        let mut work = Box::pin(async {
+            let batch = consumer.next_async().await.unwrap();
+            for record in &batch {
+                if record.offset() == 4 {
+                    reached.set(true);
+                    std::future::pending::<()>().await;
+                }
+            }
+        });
+        // A timeout around a handler does just this.
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let deadline = Instant::now() + PATIENCE;
+        while !reached.get() {
+            assert!(Instant::now() < deadline);
+            assert!(work.as_mut().poll(&mut context).is_pending());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+}
+
+#[test]
+fn r09_max_poll_records_bounds_what_one_call_gives_out() {
+    for codec in [Codec::None, Codec::Zstd] {
+        let broker = broker(1);
+        fill(&broker, 0, 95, 40, codec);
+        let engine = engine(&broker);
+        let settings = ConsumerSettings { max_poll_records: Some(7), ..ConsumerSettings::default() };
+        let mut consumer = engine.consumer().settings(settings).assign([(TOPIC, 0, 3i64)]).build().unwrap();
+        let (mut sizes, mut expected) = (Vec::new(), 3);
+        while expected < 95 {
+            let batch = next(&mut consumer);
+            assert_eq!((batch.first_offset(), consumer.processed(TOPIC, 0).unwrap()), (expected, Some(expected)));
+            for record in &batch {
+                assert_eq!((record.offset(), record.value().unwrap()), (expected, value(expected).as_bytes()));
+                expected += 1;
+            }
+            assert_eq!(consumer.position(TOPIC, 0).unwrap(), Some(expected));
+            sizes.push(batch.iter().count());
+            if sizes.len() == 2 {
+                // Left in the middle of a part, as of a batch.
+                drop(batch);
+                consumer.seek(TOPIC, 0, StartAt::Offset(expected)).unwrap();
+            }
+        }
+        assert_eq!(sizes, [7, 7, 7, 7, 7, 2, 7, 7, 7, 7, 7, 5, 7, 7, 1], "{codec:?}");
+        assert!(consumer.next(QUIET).unwrap().is_none());
+    }
 }
 
 #[test]
@@ -267,7 +378,9 @@ fn d2_48_after_seek_pause_and_unassign_nothing_older_is_given_out() {
     consumer.unassign(TOPIC, 1).unwrap();
     assert!(matches!(consumer.position(TOPIC, 1), Err(ConsumeError::NotAssigned { .. })));
     for _ in 0..30 {
-        assert_eq!(next(&mut consumer).partition(), 0);
+        let batch = next(&mut consumer);
+        assert_eq!(batch.partition(), 0);
+        batch.done();
     }
     assert_eq!(consumer.assignment().len(), 1);
 }
@@ -280,7 +393,10 @@ fn d2_49_pause_and_resume_keep_the_place_and_a_seek_in_between_wins() {
     let engine = engine(&broker);
     let mut consumer = consumer(&engine, 2, StartAt::Earliest);
     loop {
-        if next(&mut consumer).partition() == 0 {
+        let batch = next(&mut consumer);
+        let partition = batch.partition();
+        batch.done();
+        if partition == 0 {
             break;
         }
     }
@@ -288,6 +404,7 @@ fn d2_49_pause_and_resume_keep_the_place_and_a_seek_in_between_wins() {
     let place = consumer.position(TOPIC, 0).unwrap().unwrap();
     while let Some(batch) = consumer.next(QUIET).unwrap() {
         assert_eq!(batch.partition(), 1);
+        batch.done();
     }
     assert!(consumer.is_paused(TOPIC, 0).unwrap());
     consumer.resume(TOPIC, 0).unwrap();
@@ -468,7 +585,6 @@ fn a_closed_engine_wakes_whoever_waits() {
 
 #[test]
 fn a_dropped_future_loses_nothing() {
-    use std::future::Future;
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
     let broker = broker(1);

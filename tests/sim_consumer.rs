@@ -140,7 +140,10 @@ impl Reader {
             // The record in work when the batch was left is the one to be given out again.
             self.shared.count("left in the middle of a batch");
             assert_eq!(self.consumer.processed(&topic, partition).unwrap(), Some(offset));
-            self.restart(&(topic, partition), StartAt::Offset(offset));
+            let place = (topic, partition);
+            let fresh = Run { start: Some(offset), records: Vec::new() };
+            let ended = std::mem::replace(&mut self.models.get_mut(&place).unwrap().run, fresh);
+            self.shared.runs.borrow_mut().push((self.index, place, ended));
         }
     }
 
@@ -369,6 +372,7 @@ fn hardship(seed: u64, reader: u64) -> ConsumerSettings {
         max_partition_fetch_bytes: part,
         max_partition_fetch_bytes_grown: part.max(any(&mut rng, &[1_024, 16_384, 4 << 20])),
         fetch_max_bytes: any(&mut rng, &[1_024, 20_000, 8 << 20]),
+        max_poll_records: [None, Some(1), Some(5)][rng.below(3) as usize],
         fetch_max_wait: Duration::from_millis(any(&mut rng, &[20, 100, 500]) as u64),
         ..ConsumerSettings::default()
     }

@@ -46,5 +46,7 @@ pub use error::{BadBatch, BadRecord, Fault};
 pub use fetched::{Aborted, Fetched, Refusal};
 pub use outcome::{Outcome, Reason};
 pub use reader::{BatchView, PartialBatch, Payload, RecordSet};
-pub use record::{HeaderView, Headers, Mark, RecordView, Records, RecordsHead, body_len, encode_body, encode_body_at};
+pub use record::{
+    Cut, HeaderView, Headers, Mark, RecordView, Records, RecordsHead, body_len, encode_body, encode_body_at,
+};
 pub use sealed::{SealedBatch, Stamp};

@@ -299,6 +299,18 @@ impl<'a> Records<'a> {
         Mark { at: self.at, left: self.left, last: self.last }
     }
 
+    /// Up to `count` records from here on as a walk of their own, and this walk behind them. `None`, and this walk is of no
+    /// more use, when one of them cannot be read.
+    pub fn cut(&mut self, count: usize) -> Option<Cut> {
+        let from = self.mark();
+        let mut taken = 0;
+        while (taken as usize) < count && self.left > 0 {
+            self.next()?.ok()?;
+            taken += 1;
+        }
+        Some(Cut { from: Mark { left: taken, ..from }, end: self.at })
+    }
+
     /// Records not yet read, as the batch counts them.
     #[inline]
     pub fn remaining(&self) -> usize {
@@ -341,6 +353,15 @@ pub struct Mark {
     at: usize,
     left: i32,
     last: i64,
+}
+
+/// A part of a batch's records: [`Records::resume`] from here over the bytes up to the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cut {
+    /// Where it begins.
+    pub from: Mark,
+    /// Where it ends in the batch's bytes.
+    pub end: usize,
 }
 
 impl<'a> Iterator for Records<'a> {

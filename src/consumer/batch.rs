@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::progress::BatchMark;
 use crate::base::ids::Tp;
-use crate::batch::{BadRecord, HeaderView, Headers, RecordView, Records, RecordsHead, TimestampType, Unpacked};
+use crate::batch::{BadRecord, Cut, HeaderView, Headers, RecordView, Records, RecordsHead, TimestampType, Unpacked};
 
 /// Decompression buffers kept by a consumer for its next batches.
 const SPARES_MAX: usize = 2;
@@ -41,15 +41,54 @@ pub(super) enum Memory {
     Fetched(Bytes),
     /// Decompressed.
     Unpacked(Unpacked),
+    /// One of the above, of a batch that is given out in parts.
+    Part(Arc<Whole>),
 }
 
-/// Records of one partition that were produced together, checked and decompressed. Owned, `Send`, and cheap: records
+/// The memory of a batch that is given out in parts.
+#[derive(Debug)]
+pub(super) struct Whole {
+    memory: Memory,
+    home: Arc<Spares>,
+}
+
+impl Whole {
+    pub(super) fn new(memory: Memory, home: Arc<Spares>) -> Arc<Self> {
+        Arc::new(Self { memory, home })
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.memory.bytes()
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        if let Memory::Unpacked(unpacked) = &mut self.memory {
+            self.home.put(std::mem::take(unpacked));
+        }
+    }
+}
+
+impl Memory {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Fetched(bytes) => bytes,
+            Self::Unpacked(unpacked) => unpacked.bytes(),
+            Self::Part(whole) => whole.bytes(),
+        }
+    }
+}
+
+/// Records of one partition that were produced together (at most `max.poll.records` of them), checked and decompressed. Owned, `Send`, and cheap: records
 /// borrow from it. Iterate by reference: `for record in &batch`.
 pub struct Batch {
     pub(super) tp: Tp,
     pub(super) topic: Arc<str>,
     pub(super) head: RecordsHead,
     pub(super) memory: Memory,
+    /// The part of the records that this is; none for all of them.
+    pub(super) cut: Option<Cut>,
     pub(super) first_offset: i64,
     pub(super) next_offset: i64,
     pub(super) leader_epoch: i32,
@@ -68,7 +107,8 @@ impl Batch {
         self.tp.partition
     }
 
-    /// Records in the batch as it was written. Fewer are given out when reading starts inside it.
+    /// Records in the batch as it was written. Fewer are given out when reading starts inside it, or under
+    /// `max.poll.records`.
     pub fn count(&self) -> usize {
         usize::try_from(self.head.count).unwrap_or(0)
     }
@@ -96,11 +136,12 @@ impl Batch {
     /// The records, from the first. Asking for the next record says that the one before is processed.
     #[inline]
     pub fn iter(&self) -> Iter<'_> {
-        let bytes = match &self.memory {
-            Memory::Fetched(bytes) => &bytes[..],
-            Memory::Unpacked(unpacked) => unpacked.bytes(),
+        let bytes = self.memory.bytes();
+        let records = match self.cut {
+            None => Records::new(self.head, bytes),
+            Some(Cut { from, end }) => Records::resume(self.head, bytes.get(..end).unwrap_or_default(), from),
         };
-        Iter { records: Records::new(self.head, bytes), batch: self, given: None }
+        Iter { records, batch: self, given: None }
     }
 
     /// Declares all of the batch processed, read or not.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::batch::{Batch, Memory, Spares};
+use super::batch::{Batch, Memory, Spares, Whole};
 use super::builder::Assign;
 use super::error::ConsumeError;
 use super::progress::{BatchMark, Progress};
@@ -14,7 +14,7 @@ use crate::base::gate::Medium;
 use crate::base::ids::{ConsumerIx, ShardIx, Tp};
 use crate::base::sync::Waiters;
 use crate::base::time::{Clock, Time};
-use crate::batch::{Decompressor, Payload, Refusal};
+use crate::batch::{Cut, Decompressor, Mark, Payload, Records, RecordsHead, Refusal};
 use crate::config::{AutoOffsetReset, ConsumerSettings, StartAt};
 use crate::engine::{Engine, EngineClock, Parked, Waiting};
 use crate::mesh::command::ShardCommand;
@@ -48,6 +48,8 @@ struct Partition {
     shard: ShardIx,
     generation: u32,
     paused: bool,
+    /// Where it was told to start.
+    start: StartAt,
     /// The next offset to give out; none before the start is known.
     position: Option<i64>,
     progress: Progress,
@@ -61,6 +63,19 @@ struct Partition {
 enum Ready {
     Chunk(Chunk),
     Refused { tp: Tp, generation: u32, why: Refusal, stopped: bool },
+}
+
+/// What is left of a batch with more records than `max.poll.records`.
+#[derive(Debug)]
+struct Rest {
+    tp: Tp,
+    generation: u32,
+    head: RecordsHead,
+    whole: Arc<Whole>,
+    from: Mark,
+    first_offset: i64,
+    next_offset: i64,
+    leader_epoch: i32,
 }
 
 /// Reads partitions. `Send`, used by one thread or task at a time.
@@ -78,6 +93,7 @@ pub struct Consumer {
     generation: u32,
     ready: VecDeque<Ready>,
     current: Option<Chunk>,
+    rest: Option<Rest>,
     /// Something was read, and since then there was a time with nothing to read.
     has_read: bool,
     waited: bool,
@@ -107,6 +123,7 @@ impl Consumer {
             generation: 0,
             ready: VecDeque::new(),
             current: None,
+            rest: None,
             has_read: false,
             waited: false,
             unsettled: BTreeSet::new(),
@@ -119,7 +136,9 @@ impl Consumer {
     // ---- Reading ----
 
     /// The next batch; `None` when `timeout` passed first. Calling it says that batches which were read to their end are
-    /// processed. An error concerns one partition (or the engine): call again to go on with the others.
+    /// processed. A batch that was dropped before its end (`?`, `break`, a panic, a future that was dropped) is given out
+    /// again from its current record, and so is what came behind it of that partition; say [`Batch::done`] to pass over the
+    /// rest. An error concerns one partition (or the engine): call again to go on with the others.
     pub fn next(&mut self, timeout: Duration) -> Result<Option<Batch>, ConsumeError> {
         self.next_by(&Parked, timeout)
     }
@@ -190,6 +209,7 @@ impl Consumer {
                 shard,
                 generation: 0,
                 paused: false,
+                start,
                 position: None,
                 progress: Progress::default(),
                 bad: None,
@@ -224,16 +244,13 @@ impl Consumer {
         if std::mem::replace(&mut state.paused, true) {
             return Ok(());
         }
-        let (shard, position) = (state.shard, state.position);
+        let (shard, start) = (state.shard, state.position.map_or(state.start, StartAt::Offset));
         self.tell(shard, FetchCommand::Pause { consumer, tp, paused: true })?;
-        if let Some(position) = position {
-            // Another generation: what is on its way is dropped, too. What was processed stays as it is.
-            self.drop_queued(tp);
-            let generation = self.next_generation(tp);
-            let start = StartAt::Offset(position);
-            self.tell(shard, FetchCommand::Assign { consumer, tp, generation, start })?;
-        }
-        Ok(())
+        // Another generation: what is on its way is dropped, too, even where the shard knows the start and we do not yet. What
+        // was processed stays as it is.
+        self.drop_queued(tp);
+        let generation = self.next_generation(tp);
+        self.tell(shard, FetchCommand::Assign { consumer, tp, generation, start })
     }
 
     /// Goes on with a paused partition, where it was or was seeked to.
@@ -300,7 +317,7 @@ impl Consumer {
 
     /// Batches that were exhausted are done now.
     fn settle(&mut self) -> Option<ConsumeError> {
-        let mut error = None;
+        let (mut error, mut back) = (None, Vec::new());
         let partitions = &mut self.partitions;
         self.unsettled.retain(|tp| {
             let Some(state) = partitions.get_mut(tp) else { return false };
@@ -309,9 +326,15 @@ impl Consumer {
             {
                 error = Some(ConsumeError::BadRecord { topic: state.topic.clone(), partition: tp.partition, bad });
             }
-            state.progress.settle();
+            if state.progress.settle() {
+                back.extend(state.progress.processed().map(|processed| (*tp, processed)));
+            }
             state.progress.is_unsettled()
         });
+        for (tp, processed) in back {
+            // An engine that is gone says so below.
+            let _ = self.start(tp, StartAt::Offset(processed));
+        }
         error
     }
 
@@ -348,6 +371,11 @@ impl Consumer {
     /// The next batch or error that can be given out now.
     fn give(&mut self) -> Option<Result<Batch, ConsumeError>> {
         loop {
+            if let Some(rest) = self.rest.take()
+                && self.is_current(rest.tp, rest.generation)
+            {
+                return self.give_part(rest).map(Ok);
+            }
             if let Some(mut chunk) = self.current.take() {
                 // A chunk is dropped with its generation, but the check is cheap and the promise is not.
                 if self.is_current(chunk.tp(), chunk.generation()) {
@@ -382,9 +410,12 @@ impl Consumer {
                     self.current = Some(chunk);
                 }
                 Ready::Refused { tp, generation, why, stopped } => {
-                    let Some(state) = self.partitions.get(&tp).filter(|state| state.generation == generation) else {
-                        continue;
-                    };
+                    let state = self.partitions.get_mut(&tp).filter(|state| state.generation == generation);
+                    let Some(state) = state else { continue };
+                    if let Refusal::Truncated { to, .. } = why {
+                        state.position = Some(to);
+                        state.progress.rewind(to);
+                    }
                     let (topic, partition) = (state.topic.clone(), tp.partition);
                     return Some(Err(ConsumeError::Refused { topic, partition, why, stopped }));
                 }
@@ -414,6 +445,28 @@ impl Consumer {
         };
         // What was passed over before this batch counts with what was given out before.
         state.progress.advance(found.first_offset);
+        let generation = state.generation;
+        if let Some(limit) = self.settings.max_poll_records
+            && found.head.count > limit.max(1) as i32
+        {
+            let memory = match found.payload {
+                Payload::InPlace => {
+                    self.spares.put(unpacked);
+                    Memory::Fetched(chunk.records().slice(found.range.clone()))
+                }
+                Payload::Unpacked => Memory::Unpacked(unpacked),
+            };
+            return Ok(self.give_part(Rest {
+                tp,
+                generation,
+                head: found.head,
+                whole: Whole::new(memory, self.spares.clone()),
+                from: Records::new(found.head, &[]).mark(),
+                first_offset: found.first_offset,
+                next_offset: found.next_offset,
+                leader_epoch: found.leader_epoch,
+            }));
+        }
         let mark = BatchMark::new(found.first_offset);
         state.progress.give(mark.clone(), found.next_offset);
         self.unsettled.insert(tp);
@@ -429,6 +482,7 @@ impl Consumer {
             topic: state.topic.clone(),
             head: found.head,
             memory,
+            cut: None,
             first_offset: found.first_offset,
             next_offset: found.next_offset,
             leader_epoch: found.leader_epoch,
@@ -437,11 +491,52 @@ impl Consumer {
         }))
     }
 
+    /// The next `max.poll.records` of a batch. The records are walked once more for it.
+    fn give_part(&mut self, rest: Rest) -> Option<Batch> {
+        let state = self.partitions.get_mut(&rest.tp)?;
+        let limit = self.settings.max_poll_records.map_or(usize::MAX, |limit| limit.max(1) as usize);
+        let bytes = rest.whole.bytes();
+        let mut records = Records::resume(rest.head, bytes, rest.from);
+        let mut from = records.mark();
+        // Only the first part has records that are not wanted.
+        while let Some(Ok(record)) = records.next()
+            && record.offset < rest.first_offset
+        {
+            from = records.mark();
+        }
+        let mut records = Records::resume(rest.head, bytes, from);
+        let cut = records.cut(limit);
+        let behind = records.mark();
+        let next = cut.and_then(|cut| Some((cut, records.next()?.ok()?.offset)));
+        let (cut, next_offset) = next.unwrap_or((Cut { from, end: bytes.len() }, rest.next_offset));
+        let mark = BatchMark::new(rest.first_offset);
+        state.progress.give(mark.clone(), next_offset);
+        state.position = Some(next_offset);
+        self.unsettled.insert(rest.tp);
+        let batch = Batch {
+            tp: rest.tp,
+            topic: state.topic.clone(),
+            head: rest.head,
+            memory: Memory::Part(rest.whole.clone()),
+            cut: Some(cut),
+            first_offset: rest.first_offset,
+            next_offset,
+            leader_epoch: rest.leader_epoch,
+            mark,
+            home: self.spares.clone(),
+        };
+        if next.is_some() {
+            self.rest = Some(Rest { from: behind, first_offset: next_offset, ..rest });
+        }
+        Some(batch)
+    }
+
     /// A partition starts (over).
     fn start(&mut self, tp: Tp, start: StartAt) -> Result<(), ConsumeError> {
         self.drop_queued(tp);
         let generation = self.next_generation(tp);
         let Some(state) = self.partitions.get_mut(&tp) else { return Ok(()) };
+        state.start = start;
         state.position = match start {
             StartAt::Offset(offset) => Some(offset),
             _ => None,
@@ -469,6 +564,9 @@ impl Consumer {
         self.ready.retain(|ready| of(ready) != tp);
         if self.current.as_ref().is_some_and(|chunk| chunk.tp() == tp) {
             self.current = None;
+        }
+        if self.rest.as_ref().is_some_and(|rest| rest.tp == tp) {
+            self.rest = None;
         }
         if let Some(state) = self.partitions.get_mut(&tp) {
             state.bad = None;

@@ -98,6 +98,8 @@ struct Given {
     mark: Arc<BatchMark>,
     /// Behind the batch, and behind what followed it without being given out.
     next_offset: i64,
+    /// Nothing behind this counts: the log was cut off here.
+    end: i64,
     /// Its bad record was told.
     told: bool,
 }
@@ -108,7 +110,7 @@ pub(super) struct Progress {
     /// Behind all batches that are done; none before the start is known.
     base: Option<i64>,
     given: VecDeque<Given>,
-    /// A batch was dropped half read: nothing behind it will ever count, so nothing behind it is kept.
+    /// A batch with a bad record was dropped: nothing behind it will ever count, so nothing behind it is kept.
     stuck: bool,
 }
 
@@ -121,7 +123,7 @@ impl Progress {
     /// A batch is given out.
     pub(super) fn give(&mut self, mark: Arc<BatchMark>, next_offset: i64) {
         if !self.stuck {
-            self.given.push_back(Given { mark, next_offset, told: false });
+            self.given.push_back(Given { mark, next_offset, end: i64::MAX, told: false });
         }
     }
 
@@ -134,8 +136,9 @@ impl Progress {
         }
     }
 
-    /// `next` was called: batches that were exhausted before are done.
-    pub(super) fn settle(&mut self) {
+    /// `next` was called: batches that were exhausted before are done. True when the first one that is not was dropped:
+    /// reading has to go back to [`Progress::processed`].
+    pub(super) fn settle(&mut self) -> bool {
         while let Some(first) = self.given.front() {
             if first.mark.is_done() {
                 self.base = self.base.max(Some(first.next_offset));
@@ -144,10 +147,27 @@ impl Progress {
             }
             // Only we know of it any more: nobody can finish it.
             if Arc::strong_count(&first.mark) == 1 {
+                if first.mark.bad.get().is_none() {
+                    return true;
+                }
+                // Going back would only meet the same record again.
                 self.stuck = true;
                 self.given.truncate(1);
             }
             break;
+        }
+        false
+    }
+
+    /// The log was cut off at `to`: what was given out behind it is gone.
+    pub(super) fn rewind(&mut self, to: i64) {
+        let processed = self.processed();
+        if processed.is_none_or(|processed| processed >= to) {
+            return self.start(Some(to));
+        }
+        for given in &mut self.given {
+            given.next_offset = given.next_offset.min(to);
+            given.end = given.end.min(to);
         }
     }
 
@@ -166,7 +186,7 @@ impl Progress {
     /// The next offset to commit.
     pub(super) fn processed(&self) -> Option<i64> {
         match self.given.front() {
-            Some(first) => self.base.max(Some(first.mark.prefix())),
+            Some(first) => self.base.max(Some(first.mark.prefix().min(first.end))),
             None => self.base,
         }
     }
@@ -223,12 +243,62 @@ mod tests {
     }
 
     #[test]
-    fn r01_a_batch_dropped_half_read_stops_it_and_costs_no_memory() {
+    fn r01_a_batch_dropped_half_read_sends_reading_back_to_its_current_record() {
+        let mut progress = Progress::default();
+        progress.start(Some(0));
+        let (first, second) = (BatchMark::new(0), BatchMark::new(10));
+        progress.give(first.clone(), 10);
+        progress.give(second.clone(), 20);
+        first.pass(4);
+        second.exhaust();
+        drop(second);
+        assert!(!progress.settle(), "the first one is held on to");
+        drop(first);
+        assert!(progress.settle());
+        assert_eq!(progress.processed(), Some(4));
+        // And when an owned record was dropped undone.
+        progress.start(Some(0));
+        let mark = BatchMark::new(0);
+        progress.give(mark.clone(), 10);
+        (3..5).for_each(|offset| mark.own(offset));
+        mark.pass(10);
+        mark.exhaust();
+        mark.done(4);
+        assert!(!progress.settle());
+        drop(mark);
+        assert!(progress.settle());
+        assert_eq!(progress.processed(), Some(3));
+    }
+
+    #[test]
+    fn d2_42_a_log_that_was_cut_off_takes_processed_back_with_it() {
+        let mut progress = Progress::default();
+        progress.start(Some(0));
+        progress.advance(100);
+        progress.rewind(60);
+        assert_eq!(progress.processed(), Some(60));
+        let (held, new) = (BatchMark::new(60), BatchMark::new(65));
+        progress.give(held.clone(), 70);
+        progress.rewind(65);
+        assert_eq!(progress.processed(), Some(60), "what is being read counts on");
+        progress.give(new.clone(), 80);
+        held.pass(70);
+        assert_eq!(progress.processed(), Some(65), "but not behind the end");
+        held.exhaust();
+        progress.settle();
+        assert_eq!(progress.processed(), Some(65));
+        new.pass(70);
+        assert_eq!(progress.processed(), Some(70));
+    }
+
+    #[test]
+    fn r01_a_bad_record_stops_it_and_costs_no_memory() {
         let mut progress = Progress::default();
         progress.start(Some(0));
         let first = BatchMark::new(0);
         progress.give(first.clone(), 10);
         first.pass(4);
+        first.spoil(BadRecord { after: 3, what: "a test" });
         drop(first);
         for i in 1..1_000 {
             progress.settle();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::cursor::{At, Cursor, Told};
 use super::epochs::{self, Proof, Proving};
@@ -25,6 +26,9 @@ use crate::wire::{ApiKey, ErrorCode, Verdict};
 
 /// A Fetch for less than this is not worth its round trip: wait until memory comes back.
 const GRANT_BYTES_MIN: usize = 64 << 10;
+/// How long a broker may hold an answer while a partition that is read waits for something else than data: its reader, an
+/// offset, a backoff. It could not be asked for before. Doubles with every answer that brings nothing.
+const WITHHELD_WAIT: Duration = Duration::from_millis(5);
 /// Smallest `partition_max_bytes` of a partition whose consumer does not keep up.
 const PARTITION_BYTES_MIN: i32 = 64 << 10;
 /// Fetch from here on names topics by id.
@@ -88,6 +92,8 @@ struct Side {
     look_again: Time,
     /// Full requests begin with another partition each time.
     turn: usize,
+    /// Answers without data since a reader took some.
+    empty: u32,
 }
 
 /// All partitions of one consumer on one shard.
@@ -179,6 +185,9 @@ impl Fetcher {
                 let grown = cursor.bytes_max.saturating_mul(2).min(self.settings.max_partition_fetch_bytes_grown);
                 cursor.bytes_max = grown.max(cursor.bytes_max);
             }
+            if let Some(side) = cursor.leader.and_then(|leader| self.sides.get_mut(&leader)) {
+                side.empty = 0;
+            }
             self.touch(tp);
         }
     }
@@ -215,6 +224,7 @@ impl Fetcher {
         }
         side.backoff.reset();
         side.session.on_answer(response.session_id);
+        side.empty = side.empty.saturating_add(1);
         for topic in response.responses {
             let ix = if topic.topic_id.is_zero() {
                 self.by_name.get(topic.topic.as_str())
@@ -467,6 +477,7 @@ impl Fetcher {
             dirty: true,
             look_again: Time::NEVER,
             turn: 0,
+            empty: 0,
         });
         self.touch(tp);
     }
@@ -550,9 +561,14 @@ impl Fetcher {
             return None;
         }
         let (mut wanted, mut sum, mut useful, mut all_ids) = (BTreeMap::new(), 0usize, false, true);
+        let mut withheld = false;
         for cursor in self.cursors.values_mut().filter(|cursor| cursor.leader == Some(broker)) {
-            let At::Offset(offset) = cursor.at else { continue };
+            let At::Offset(offset) = cursor.at else {
+                withheld |= cursor.at != At::Stopped && !cursor.paused;
+                continue;
+            };
             if !cursor.is_fetchable(now) {
+                withheld |= !cursor.paused;
                 continue;
             }
             if cursor.is_under_share() {
@@ -563,6 +579,7 @@ impl Fetcher {
                     cursor.held = true;
                     cursor.bytes_max = (cursor.bytes_max / 2).max(PARTITION_BYTES_MIN);
                 }
+                withheld = true;
                 continue;
             }
             sum = sum.saturating_add(cursor.bytes_max as usize);
@@ -583,8 +600,12 @@ impl Fetcher {
         if version < FETCH_LAST_EPOCH_FROM {
             wanted.values_mut().for_each(|asked| asked.last_epoch = -1);
         }
+        let max_wait = match withheld {
+            true => self.settings.fetch_max_wait.min(WITHHELD_WAIT.saturating_mul(1 << side.empty.min(16))),
+            false => self.settings.fetch_max_wait,
+        };
         let mut request = FetchRequest {
-            max_wait_ms: i32::try_from(self.settings.fetch_max_wait.as_millis()).unwrap_or(i32::MAX),
+            max_wait_ms: i32::try_from(max_wait.as_millis()).unwrap_or(i32::MAX),
             min_bytes: self.settings.fetch_min_bytes,
             max_bytes: bytes_max as i32,
             isolation_level: self.settings.isolation_level.wire(),
@@ -688,6 +709,9 @@ impl Fetcher {
         cursor.told = Told::Nothing;
         cursor.queued_bytes += records.len();
         cursor.full = records.len() >= cursor.bytes_max as usize / 4 * 3;
+        if let Some(side) = self.sides.get_mut(&broker) {
+            side.empty = 0;
+        }
         let aborted = if self.settings.isolation_level == IsolationLevel::ReadCommitted {
             data.aborted_transactions.unwrap_or_default()
         } else {

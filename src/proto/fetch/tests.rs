@@ -27,6 +27,8 @@ use crate::wire::messages::metadata::response::{
 use crate::wire::messages::{FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataResponse};
 use crate::wire::{ApiKey, ErrorCode};
 
+mod epochs;
+
 const ID: Uuid = Uuid([7; 16]);
 const ONE: BrokerId = BrokerId(1);
 const TWO: BrokerId = BrokerId(2);
@@ -676,6 +678,40 @@ fn d2_50_one_partition_in_trouble_and_one_dead_broker_delay_nobody_else() {
     assert_eq!(delivered, 200);
     assert!(requests < 30, "the one in trouble was asked for {requests} times in a second");
     assert!(bed.fetcher.brokers().contains(&TWO), "its link is wanted still");
+}
+
+#[test]
+fn d2_50_no_long_poll_while_a_reader_has_yet_to_take_what_lies_there() {
+    let mut bed = Bed::new(settings_small(), &[1, 1]);
+    bed.assign(0, 1, StartAt::Offset(0));
+    bed.assign(1, 1, StartAt::Offset(0));
+    let patient = bed.fetch(ONE).max_wait_ms;
+    assert_eq!(patient, 500);
+    let big = |base| batch(Codec::None, base, 6_000, Stamp::NONE);
+    for round in 0..3 {
+        bed.answer(ONE, 5, vec![records(0, big(round * 6_000))]);
+        let request = bed.fetch(ONE);
+        if !bed.fetcher.sides_asked(ONE).contains(&tp(0)) {
+            assert!(request.max_wait_ms <= 10, "its reader may be done with it any moment: {}", request.max_wait_ms);
+        }
+    }
+    assert!(!bed.fetcher.sides_asked(ONE).contains(&tp(0)));
+    // Nothing comes and nobody reads: less and less is asked.
+    let mut waited = 0;
+    let mut requests = 0;
+    while waited < 10_000 {
+        bed.answer(ONE, 5, Vec::new());
+        waited += bed.fetch(ONE).max_wait_ms;
+        requests += 1;
+    }
+    assert!(requests < 40, "{requests} requests in ten seconds");
+    bed.fetcher.taken(tp(0), 1, 100, false);
+    bed.answer(ONE, 5, Vec::new());
+    assert!(bed.fetch(ONE).max_wait_ms <= 10, "it is being read");
+    bed.fetcher.taken(tp(0), 1, usize::MAX, false);
+    bed.answer(ONE, 5, Vec::new());
+    let request = bed.fetch(ONE);
+    assert_eq!((asked(&request), request.max_wait_ms), (vec![(0, 18_000)], patient));
 }
 
 #[test]
