@@ -130,7 +130,7 @@ impl<T> AdminCall<T> {
     /// Parks the thread until the outcome is there, at most the admin client's timeout.
     pub fn wait(mut self) -> Result<T, AdminError> {
         match self.answer.wait(self.deadline + ANSWER_GRACE, &self.clock) {
-            Some(Ok(outcome)) => outcome,
+            Some(Ok(outcome)) => named(outcome, &self.shared),
             Some(Err(_)) => Err(gone(&self.shared)),
             None => Err(JobError::Timeout("control did not answer".to_owned()).into()),
         }
@@ -142,13 +142,24 @@ impl<T> Future for AdminCall<T> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        this.answer.poll_answer(context).map(|answer| answer.unwrap_or_else(|_| Err(gone(&this.shared))))
+        this.answer.poll_answer(context).map(|answer| match answer {
+            Ok(outcome) => named(outcome, &this.shared),
+            Err(_) => Err(gone(&this.shared)),
+        })
     }
 }
 
 impl<T> fmt::Debug for AdminCall<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("AdminCall")
+    }
+}
+
+/// A job that ended because the engine failed says why it did.
+fn named<T>(outcome: Result<T, AdminError>, shared: &Shared) -> Result<T, AdminError> {
+    match outcome {
+        Err(AdminError::Job(JobError::Closed)) => Err(gone(shared)),
+        outcome => outcome,
     }
 }
 

@@ -292,15 +292,12 @@ impl StreamWriter {
             return Some(link);
         }
         // The wanted size first, smaller pooled ones if the bound forbids it, an exact one for what no pooled chunk holds.
-        let pooled = (0..=self.step).rev().map(|step| CHUNK_SIZES[step]).filter(|size| *size >= len);
-        let above = CHUNK_SIZES.iter().copied().filter(|size| *size >= len && *size <= self.settings.chunk_bytes_max);
-        let sizes: Vec<usize> = if len > self.settings.chunk_bytes_max {
-            vec![len]
-        } else if len > CHUNK_SIZES[self.step] {
-            above.collect()
-        } else {
-            pooled.collect()
-        };
+        let (step, chunk_max) = (self.step, self.settings.chunk_bytes_max);
+        let exact = (len > chunk_max).then_some(len);
+        let larger = len > CHUNK_SIZES[step];
+        let above = CHUNK_SIZES.into_iter().filter(move |size| larger && *size >= len && *size <= chunk_max);
+        let pooled = CHUNK_SIZES[..=step].iter().rev().copied().filter(move |size| *size >= len);
+        let sizes = exact.into_iter().chain(above).chain(pooled);
         // A last chunk that was read to its end goes back as soon as the next one is linked.
         let leaving = if drained { last_capacity } else { 0 };
         for size in sizes {

@@ -6,6 +6,7 @@
 //! Waiting has one form: a *pollable core* takes a [`Context`] and registers its waker. [`park_until`] turns any such core
 //! into a blocking call; a future calls the same core; a simulated application is polled by the simulator.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::{Context, Poll, Waker};
 
 use super::time::{Clock, Time};
@@ -274,9 +275,26 @@ impl Waiters {
             self.armed.store(false, Ordering::SeqCst);
             std::mem::take(&mut *wakers)
         };
-        for waker in woken {
-            waker.wake();
+        wake_each(woken);
+    }
+
+    /// The same from a drop: a waker that panics must not make it two panics.
+    pub fn wake_all_quietly(&self) {
+        // What it said is lost with the party that ends.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.wake_all()));
+    }
+}
+
+/// Wakes everybody, also behind a waker (user code) that panics; then the first panic goes on.
+pub fn wake_each(wakers: impl IntoIterator<Item = Waker>) {
+    let mut panic = None;
+    for waker in wakers {
+        if let Err(caught) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+            panic.get_or_insert(caught);
         }
+    }
+    if let Some(panic) = panic {
+        resume_unwind(panic);
     }
 }
 
@@ -310,6 +328,32 @@ mod tests {
             Poll::Ready(polls)
         });
         assert_eq!(answer, Some(2));
+    }
+
+    #[test]
+    fn a_waker_that_panics_keeps_nobody_from_being_woken() {
+        struct Trap;
+        impl std::task::Wake for Trap {
+            fn wake(self: std::sync::Arc<Self>) {
+                panic!("a user's waker");
+            }
+        }
+        struct Flag(std::sync::atomic::AtomicBool);
+        impl std::task::Wake for Flag {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+            }
+        }
+        let flag = std::sync::Arc::new(Flag(false.into()));
+        let waiters = Waiters::new();
+        waiters.register(&Waker::from(std::sync::Arc::new(Trap)));
+        waiters.register(&Waker::from(flag.clone()));
+        waiters.register(&Waker::from(std::sync::Arc::new(Trap)));
+        assert!(catch_unwind(AssertUnwindSafe(|| waiters.wake_all())).is_err());
+        assert!(flag.0.load(std::sync::atomic::Ordering::SeqCst));
+        waiters.register(&Waker::from(std::sync::Arc::new(Trap)));
+        waiters.wake_all_quietly();
+        assert!(!waiters.is_armed());
     }
 
     #[test]

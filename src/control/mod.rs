@@ -23,6 +23,7 @@ mod shards;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
@@ -35,7 +36,7 @@ use crate::base::rng::Rng;
 use crate::base::time::Time;
 use crate::config::{EngineSettings, SettingError};
 use crate::mesh::command::{ShardCommand, ShardEvent};
-use crate::mesh::{Event, MailboxReceiver, MailboxSender, Promise, Sleeper, SnapshotCell};
+use crate::mesh::{Budget, Event, MailboxReceiver, MailboxSender, Promise, Sleeper, SnapshotCell};
 use crate::net::{ConnectSettings, HostError, HostPort, Resolver};
 use crate::proto::cluster::{Cluster, Refresh, RefreshSettings, Snapshot, Topic, TopicNames, TopicState};
 use crate::proto::connection::ConnectionSettings;
@@ -84,22 +85,24 @@ pub enum ControlRequest {
 }
 
 /// How an engine ended, for everybody who holds a part of it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct EngineState {
     inner: Arc<StateInner>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct StateInner {
     failure: OnceLock<String>,
     failed: Event,
     ended: Event,
+    budget: Budget,
 }
 
 impl EngineState {
-    /// Running.
-    pub fn new() -> Self {
-        Self::default()
+    /// Running. Nobody waits for `budget` beyond the engine's end.
+    pub fn new(budget: Budget) -> Self {
+        let inner = StateInner { failure: OnceLock::new(), failed: Event::new(), ended: Event::new(), budget };
+        Self { inner: Arc::new(inner) }
     }
 
     /// A thread of the engine failed; the first reason stays.
@@ -107,7 +110,19 @@ impl EngineState {
         if self.inner.failure.set(why.to_owned()).is_ok() {
             tracing::error!(why, "engine failed");
         }
-        self.inner.failed.set();
+        // Whoever waits for memory waits for parts that are gone. Users' wakers may panic; the others are woken all the same.
+        let told = catch_unwind(AssertUnwindSafe(|| self.inner.failed.set()));
+        if told.and(catch_unwind(AssertUnwindSafe(|| self.inner.budget.close()))).is_err() {
+            tracing::error!("a waker panicked while it was told that the engine failed");
+        }
+    }
+
+    /// Nothing of the engine runs any more.
+    pub fn end(&self) {
+        let told = catch_unwind(AssertUnwindSafe(|| self.inner.ended.set()));
+        if told.and(catch_unwind(AssertUnwindSafe(|| self.inner.budget.close()))).is_err() {
+            tracing::error!("a waker panicked while it was told that the engine ended");
+        }
     }
 
     /// Why the engine failed, if it did.
@@ -490,7 +505,7 @@ impl<B: Backend> Control<B> {
                 let _ = shard.send(ShardCommand::Stop { deadline: Time::ZERO });
             }
         }
-        self.state.ended().set();
+        self.state.end();
     }
 
     fn next_number(&mut self) -> u64 {

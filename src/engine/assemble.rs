@@ -176,8 +176,8 @@ pub fn assemble(
     let mut rng = Rng::new(settings.seed.unwrap_or_else(|| seed_of(clock.now())));
     let topics = Arc::new(TopicNames::new());
     let cell = SnapshotCell::new(Snapshot::empty());
-    let state = EngineState::new();
     let budget = Budget::new(settings.buffer_memory as u64);
+    let state = EngineState::new(budget.clone());
     let (control_sleeper, control_bell) = sleeper(&control.medium, control.ring);
     let (to_control, requests) = mailbox(control_bell.clone(), &control.medium);
     let (events_to_control, events) = mailbox(control_bell, &control.medium);
@@ -231,6 +231,7 @@ pub fn assemble(
         single_cpu,
         counters,
         threads: Default::default(),
+        alive: Default::default(),
         closing: Default::default(),
         producers: Default::default(),
         consumers: Default::default(),

@@ -89,11 +89,12 @@ impl EngineBuilder {
         let (assembly, probe) = self.assemble(&plan, &control_slot, &slots)?;
         let engine = assembly.engine;
         // Kept as they start: when a later one cannot, dropping the engine stops the earlier ones.
+        let alive = &engine.shared().alive;
         let mut threads = lock(&engine.shared().threads);
         for ((seat, slot), cpu) in assembly.shards.into_iter().zip(slots).zip(&plan.shards) {
-            threads.push(start_shard(seat, slot, probe.clone(), *cpu).map_err(EngineError::Thread)?);
+            threads.push(start_shard(seat, slot, probe.clone(), *cpu, alive).map_err(EngineError::Thread)?);
         }
-        threads.push(start_control(assembly.control, control_slot, probe).map_err(EngineError::Thread)?);
+        threads.push(start_control(assembly.control, control_slot, probe, alive).map_err(EngineError::Thread)?);
         drop(threads);
         Ok(engine)
     }
@@ -117,7 +118,8 @@ impl EngineBuilder {
         let last_words = seat.last_words();
         let engine = assembly.engine;
         let local = LocalEngine::new(Driver::new(seat.start(backend, SystemClock), bell, last_words, engine.clone()));
-        let control = start_control(assembly.control, control_slot, probe).map_err(EngineError::Thread)?;
+        let control = start_control(assembly.control, control_slot, probe, &engine.shared().alive)
+            .map_err(EngineError::Thread)?;
         lock(&engine.shared().threads).push(control);
         Ok(local)
     }

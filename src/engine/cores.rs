@@ -17,8 +17,8 @@ impl CpuPlan {
     /// From a setting and what the system allows.
     pub fn new(cores: &Cores) -> Result<Self, SettingError> {
         let mask = affinity();
-        let quota = std::fs::read_to_string("/sys/fs/cgroup/cpu.max").ok().and_then(|text| quota(&text));
-        Self::with(cores, &mask, quota)
+        let read = |path: &str| std::fs::read_to_string(path).ok();
+        Self::with(cores, &mask, cgroup_quota(read))
     }
 
     /// From a setting, the CPUs of the affinity mask, and the cgroup's quota in whole CPUs.
@@ -58,6 +58,23 @@ fn affinity() -> Vec<usize> {
     }
 }
 
+/// The smallest `cpu.max` of this process' cgroup (v2) and of those around it: inside a container the mount's root, outside
+/// of one a path below it.
+fn cgroup_quota(read: impl Fn(&str) -> Option<String>) -> Option<usize> {
+    let groups = read("/proc/self/cgroup").unwrap_or_default();
+    let mut path = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().trim_end_matches('/');
+    let mut least: Option<usize> = None;
+    loop {
+        if let Some(cpus) = read(&format!("/sys/fs/cgroup{path}/cpu.max")).and_then(|text| quota(&text)) {
+            least = Some(least.map_or(cpus, |known| known.min(cpus)));
+        }
+        match path.rfind('/') {
+            Some(at) => path = &path[..at],
+            None => return least,
+        }
+    }
+}
+
 /// `cpu.max` of cgroup v2, "quota period" or "max period", rounded up to whole CPUs.
 fn quota(text: &str) -> Option<usize> {
     let (quota, period) = text.trim().split_once(' ')?;
@@ -90,6 +107,22 @@ mod tests {
         assert_eq!(CpuPlan::with(&Cores::explicit([4]), &[2, 5], None).unwrap_err().key, "cores");
         assert!(CpuPlan::with(&Cores::default(), &[0, 1], Some(1)).unwrap().is_single_cpu());
         assert!(!CpuPlan::with(&Cores::default(), &[0, 1], None).unwrap().is_single_cpu());
+    }
+
+    #[test]
+    fn r11_the_smallest_quota_of_the_cgroups_around_us_counts() {
+        let system = |nested: bool| {
+            move |path: &str| match (path, nested) {
+                ("/proc/self/cgroup", true) => Some("1:name=x:/y\n0::/a/b\n".to_owned()),
+                ("/proc/self/cgroup", false) => Some("0::/\n".to_owned()),
+                ("/sys/fs/cgroup/a/b/cpu.max", _) => Some("max 100000\n".to_owned()),
+                ("/sys/fs/cgroup/a/cpu.max", _) => Some("250000 100000\n".to_owned()),
+                ("/sys/fs/cgroup/cpu.max", _) => Some("400000 100000\n".to_owned()),
+                _ => None,
+            }
+        };
+        assert_eq!((cgroup_quota(system(true)), cgroup_quota(system(false))), (Some(3), Some(4)));
+        assert_eq!(cgroup_quota(|_| None), None);
     }
 
     #[test]

@@ -106,7 +106,9 @@ impl LocalEngine {
         if done.is_none() {
             return Err(CloseError::Timeout);
         }
-        shared.join();
+        if !shared.join(deadline + CLOSE_GRACE) {
+            return Err(CloseError::Timeout);
+        }
         match shared.state().failure() {
             Some(why) => Err(CloseError::Failed(why.to_owned())),
             None => Ok(()),

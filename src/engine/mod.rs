@@ -22,7 +22,10 @@ mod wait;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
+
+use threads::Alive;
 
 pub use assemble::{Assembly, ControlSeat, EngineClock, Seat, ShardSeat, assemble};
 pub use builder::EngineBuilder;
@@ -32,7 +35,7 @@ pub use wait::{Parked, Waiting};
 
 use crate::base::gate::Medium;
 use crate::base::ids::{ConsumerIx, LaneId, ProducerIx, TopicIx};
-use crate::base::sync::{Mutex, lock};
+use crate::base::sync::{Mutex, lock, park_until};
 use crate::base::time::{Clock, Time};
 use crate::config::{EngineSettings, SettingError};
 use crate::control::{ControlRequest, EngineState, Job, JobError};
@@ -113,6 +116,7 @@ impl Engine {
         let deadline = self.shared.clock.now().mono + timeout;
         let mut answer = self.shared.wait_topic(self.topic(name)?, deadline)?;
         match answer.wait(deadline + CLOSE_GRACE, &self.shared.clock) {
+            Some(Ok(Err(JobError::Closed))) => Err(self.shared.gone()),
             Some(Ok(known)) => Ok(known?),
             Some(Err(_)) => Err(self.shared.gone()),
             None => Err(JobError::Timeout("control did not answer".to_owned()).into()),
@@ -150,7 +154,9 @@ impl Engine {
         if !self.shared.state.ended().wait(deadline + CLOSE_GRACE, &self.shared.clock) {
             return Err(CloseError::Timeout);
         }
-        self.shared.join();
+        if !self.shared.join(deadline + CLOSE_GRACE) {
+            return Err(CloseError::Timeout);
+        }
         match self.shared.state.failure() {
             Some(why) => Err(CloseError::Failed(why.to_owned())),
             None => Ok(()),
@@ -189,7 +195,8 @@ pub struct Shared {
     backend: (&'static str, String),
     single_cpu: bool,
     counters: Vec<Arc<ShardCounters>>,
-    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    alive: Alive,
     closing: AtomicBool,
     producers: AtomicU32,
     consumers: AtomicU32,
@@ -329,18 +336,21 @@ impl Shared {
                 // A shard that is gone needs no stopping.
                 let _ = shard.send(ShardCommand::Stop { deadline: Time::ZERO });
             }
-            self.state.ended().set();
+            self.state.end();
         }
     }
 
-    /// Joins the threads. They have ended, or are about to.
-    fn join(&self) {
-        for thread in std::mem::take(&mut *lock(&self.threads)) {
-            if thread.thread().id() != std::thread::current().id() {
-                // A panic was caught and reported where it happened.
-                let _ = thread.join();
-            }
+    /// Joins the threads, if all have ended by `deadline`. One that hangs in user code (a partitioner) is left to itself.
+    fn join(&self, deadline: Time) -> bool {
+        let mine = lock(&self.threads).iter().any(|thread| thread.thread().id() == std::thread::current().id());
+        if mine || park_until(deadline, &self.clock, |context| self.alive.poll_none(context)).is_none() {
+            return mine;
         }
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            // A panic was caught and reported where it happened.
+            let _ = thread.join();
+        }
+        true
     }
 }
 

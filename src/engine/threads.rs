@@ -3,11 +3,14 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 
 use super::assemble::{ControlSeat, ShardSeat};
 use super::cores::pin;
+use crate::base::sync::Waiters;
 use crate::base::time::{SystemClock, Time};
 use crate::control;
 use crate::mesh::command::{ShardCommand, ShardEvent};
@@ -47,29 +50,92 @@ fn control_ring() -> RingSettings {
     RingSettings { submission_entries: 32, completion_entries: 128, buffer_count: 4, ..RingSettings::default() }
 }
 
-pub(super) fn start_control(seat: ControlSeat, slot: WakeSlot<AnyWaker>, probe: Probe) -> io::Result<JoinHandle<()>> {
+/// How many of an engine's threads have not ended.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Alive(Arc<Count>);
+
+#[derive(Debug, Default)]
+struct Count {
+    threads: AtomicUsize,
+    waiters: Waiters,
+}
+
+/// One of them.
+struct Life(Alive);
+
+impl Alive {
+    fn enter(&self) -> Life {
+        self.0.threads.fetch_add(1, Ordering::SeqCst);
+        Life(self.clone())
+    }
+
+    /// Pollable core of waiting for the last one's end.
+    pub fn poll_none(&self, context: &mut Context<'_>) -> Poll<()> {
+        if self.0.threads.load(Ordering::SeqCst) > 0 {
+            self.0.waiters.register(context.waker());
+            if self.0.threads.load(Ordering::SeqCst) > 0 {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.0.threads.fetch_sub(1, Ordering::SeqCst);
+        self.0.0.waiters.wake_all_quietly();
+    }
+}
+
+/// Makes a party and runs it to its end; a panic in it goes no further. `fail` learns of a failure before the party is
+/// dropped, so that whoever is woken by its end finds the reason.
+fn guarded<P>(
+    make: impl FnOnce() -> Result<P, String>,
+    run: impl FnOnce(&mut P),
+    fail: impl FnOnce(&str),
+) -> Result<(), String> {
+    let panicked = |panic: Box<dyn Any + Send>| format!("panicked: {}", words(&*panic));
+    let made = catch_unwind(AssertUnwindSafe(make)).map_err(panicked).and_then(|made| made);
+    let (failure, party) = match made {
+        Ok(mut party) => (catch_unwind(AssertUnwindSafe(|| run(&mut party))).map_err(panicked), Some(party)),
+        Err(why) => (Err(why), None),
+    };
+    if let Err(why) = &failure {
+        fail(why);
+    }
+    // What a party leaves in a panic may panic again; it has said enough.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(party)));
+    failure
+}
+
+pub(super) fn start_control(
+    seat: ControlSeat,
+    slot: WakeSlot<AnyWaker>,
+    probe: Probe,
+    alive: &Alive,
+) -> io::Result<JoinHandle<()>> {
+    let life = alive.enter();
     thread::Builder::new().name("ottla-control".to_owned()).spawn(move || {
+        let _life = life;
         let (state, shards) = seat.last_words();
-        let run = AssertUnwindSafe(|| -> Result<(), String> {
+        let make = || {
             let backend = AnyBackend::new(&probe, &control_ring()).map_err(|error| error.to_string())?;
             slot.fill(backend.waker());
-            let mut control = seat.start(backend, Resolver::new(slot.ring())).map_err(|error| error.to_string())?;
-            while control.turn() == control::Turn::Running {}
-            Ok(())
-        });
-        let failure = match catch_unwind(run) {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(format!("control cannot start: {error}")),
-            Err(panic) => Some(format!("control panicked: {}", words(&*panic))),
+            seat.start(backend, Resolver::new(slot.ring())).map_err(|error| error.to_string())
         };
-        if let Some(why) = failure {
-            state.fail(&why);
+        let ended = guarded(
+            make,
+            |control| while control.turn() == control::Turn::Running {},
+            |why| state.fail(&format!("control: {why}")),
+        );
+        if ended.is_err() {
             for shard in &shards {
                 // A shard that is gone needs no stopping.
                 let _ = shard.send(ShardCommand::Stop { deadline: Time::ZERO });
             }
         }
-        state.ended().set();
+        state.end();
     })
 }
 
@@ -78,28 +144,30 @@ pub(super) fn start_shard(
     slot: WakeSlot<AnyWaker>,
     probe: Probe,
     cpu: Option<usize>,
+    alive: &Alive,
 ) -> io::Result<JoinHandle<()>> {
     let index = seat.shard;
+    let life = alive.enter();
     thread::Builder::new().name(format!("ottla-shard-{}", index.0)).spawn(move || {
+        let _life = life;
         if let Some(cpu) = cpu {
             pin(cpu);
         }
         let (state, events) = seat.last_words();
-        let run = AssertUnwindSafe(|| -> Result<(), String> {
+        let make = || {
             let backend = AnyBackend::new(&probe, &RingSettings::default()).map_err(|error| error.to_string())?;
             slot.fill(backend.waker());
-            let mut shard = seat.start(backend, SystemClock);
-            while shard.turn() == shard::Turn::Running {}
-            Ok(())
-        });
-        let why = match catch_unwind(run) {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error,
-            Err(panic) => format!("panicked: {}", words(&*panic)),
+            Ok(seat.start(backend, SystemClock))
         };
-        state.fail(&format!("shard {}: {why}", index.0));
-        // Control ends the others; if it is gone, it has done so already.
-        let _ = events.send(ShardEvent::Failed { shard: index, why });
+        let ended = guarded(
+            make,
+            |shard| while shard.turn() == shard::Turn::Running {},
+            |why| state.fail(&format!("shard {}: {why}", index.0)),
+        );
+        if let Err(why) = ended {
+            // Control ends the others; if it is gone, it has done so already.
+            let _ = events.send(ShardEvent::Failed { shard: index, why });
+        }
     })
 }
 

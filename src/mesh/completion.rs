@@ -90,7 +90,8 @@ impl<T> Drop for CompletionWriter<T> {
         // What does not fit is left where the handle finds it after the rest.
         *lock(&self.shared.left) = std::mem::take(&mut self.overflow);
         self.shared.ended.swap(true, Ordering::SeqCst);
-        self.notify();
+        fence(Ordering::SeqCst);
+        self.shared.waiters.wake_all_quietly();
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -105,7 +106,8 @@ impl<T> Promise<T> {
 
 impl<T> Drop for Promise<T> {
     fn drop(&mut self) {
-        self.end(None);
+        // A waker that panics must not make it two panics.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.end(None)));
     }
 }
 

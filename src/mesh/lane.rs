@@ -181,7 +181,7 @@ impl Drop for LaneReader {
     fn drop(&mut self) {
         // Those who wait for room find the lane closed.
         self.stream.close();
-        self.room.wake_all();
+        self.room.wake_all_quietly();
     }
 }
 

@@ -315,7 +315,11 @@ impl Life {
         let done = waiting.wait_until(deadline, self.shared.clock(), |context| {
             self.poll_flush(context, Borrowed(&mut core), inbox, &mut flush)
         });
-        done.ok_or(FlushError::Timeout)
+        match done {
+            None => Err(FlushError::Timeout),
+            Some(_) if self.shared.state().failed().is_set() => Err(FlushError::EngineFailed),
+            Some(losses) => Ok(losses),
+        }
     }
 }
 
@@ -395,7 +399,7 @@ impl Producer {
         record: Record<'a>,
         callback: impl FnOnce(DeliveryResult) + Send + 'static,
     ) -> Result<(), Rejected<'a>> {
-        self.life.place(&Parked, Locked(&self.core), record, &mut Some(Waiter::Callback(Box::new(callback))))
+        self.life.place(&Parked, Locked(&self.core), record, &mut Some(self.inbox.callback(callback)))
     }
 
     /// As [`Producer::send`]; the outcome can be awaited or waited for. Its batch does not linger once its broker is idle.
@@ -489,7 +493,7 @@ impl Lane {
         record: Record<'a>,
         callback: impl FnOnce(DeliveryResult) + Send + 'static,
     ) -> Result<(), Rejected<'a>> {
-        self.life.place(&Parked, &mut self.core, record, &mut Some(Waiter::Callback(Box::new(callback))))
+        self.life.place(&Parked, &mut self.core, record, &mut Some(self.inbox.callback(callback)))
     }
 
     /// As [`Lane::send`]; the outcome can be awaited or waited for, also on another thread.

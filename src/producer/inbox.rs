@@ -8,7 +8,9 @@
 //! Its lock is taken when an outcome was asked for and when somebody waits, never by a plain send, and never while a
 //! callback runs. Invariant: every tracked record gets exactly one outcome, in order per partition.
 
+use std::any::{Any, TypeId};
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::{Context, Poll};
 use std::thread::ThreadId;
 
@@ -21,8 +23,56 @@ use crate::mesh::{CompletionReader, Promise};
 
 use super::{Delivered, DeliveryError, DeliveryResult};
 
-/// Called once with a record's outcome.
-pub type Callback = Box<dyn FnOnce(DeliveryResult) + Send>;
+/// Called once with a record's outcome. Its memory is used again for the next callback of its type, so that asking for
+/// outcomes allocates nothing in the steady state.
+pub(super) struct Callback(Box<dyn Place>);
+
+trait Place: Send {
+    fn call(&mut self, result: DeliveryResult);
+    fn kind(&self) -> TypeId;
+    fn as_any(&mut self) -> &mut dyn Any;
+}
+
+impl<F: FnOnce(DeliveryResult) + Send + 'static> Place for Option<F> {
+    fn call(&mut self, result: DeliveryResult) {
+        if let Some(callback) = self.take() {
+            callback(result);
+        }
+    }
+    fn kind(&self) -> TypeId {
+        TypeId::of::<Self>()
+    }
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+/// Places of callbacks that ran, by type.
+#[derive(Default)]
+struct Spares(Map<TypeId, Vec<Box<dyn Place>>>);
+
+/// Places kept per type of callback.
+const SPARES_MAX: usize = 64 << 10;
+
+impl Spares {
+    fn place<F: FnOnce(DeliveryResult) + Send + 'static>(&mut self, callback: F) -> Callback {
+        let spare = self.0.get_mut(&TypeId::of::<Option<F>>()).and_then(Vec::pop);
+        if let Some(mut place) = spare
+            && let Some(slot) = place.as_any().downcast_mut::<Option<F>>()
+        {
+            *slot = Some(callback);
+            return Callback(place);
+        }
+        Callback(Box::new(Some(callback)))
+    }
+
+    fn keep(&mut self, Callback(place): Callback) {
+        let spares = self.0.entry((*place).kind()).or_default();
+        if spares.len() < SPARES_MAX {
+            spares.push(place);
+        }
+    }
+}
 
 /// Who wants to know.
 pub(super) enum Waiter {
@@ -48,10 +98,16 @@ struct Port {
     ended: bool,
 }
 
+type Ready = VecDeque<(Callback, DeliveryResult)>;
+type Answers = Vec<(Promise<DeliveryResult>, DeliveryResult)>;
+
 #[derive(Default)]
 struct State {
     ports: Vec<Option<Port>>,
-    ready: VecDeque<(Callback, DeliveryResult)>,
+    ready: Ready,
+    /// Promises to be kept once the lock is free; empty between two drains.
+    answers: Answers,
+    spares: Spares,
     /// Who runs callbacks now.
     runner: Option<ThreadId>,
 }
@@ -90,6 +146,11 @@ impl Inbox {
         state.ports[shard] = Some(port);
     }
 
+    /// A user's callback, ready to be tracked.
+    pub fn callback(&self, callback: impl FnOnce(DeliveryResult) + Send + 'static) -> Waiter {
+        Waiter::Callback(lock(&self.state).spares.place(callback))
+    }
+
     /// Remembers who wants a record's outcome; before the record is committed, so that no outcome comes first.
     pub fn track(&self, shard: usize, space: Tp, ticket: u64, timestamp_ms: i64, waiter: Waiter) {
         let mut state = lock(&self.state);
@@ -101,19 +162,39 @@ impl Inbox {
     /// Takes what came back. Promises are fulfilled here; callbacks become ready.
     fn drain(&self) {
         let mut state = lock(&self.state);
-        let State { ports, ready, .. } = &mut *state;
+        let State { ports, ready, answers, .. } = &mut *state;
         let mut any = false;
         for port in ports.iter_mut().flatten() {
             while let Some(completion) = port.reader.pop() {
                 any = true;
-                port.take(completion, ready);
+                port.take(completion, ready, answers);
             }
             if !port.ended && port.reader.is_ended() {
                 any = true;
-                port.end(ready);
+                port.end(ready, answers);
             }
         }
+        let mut told = std::mem::take(answers);
         drop(state);
+        if !told.is_empty() {
+            // Wakers are users' code: no lock is held, and one that panics keeps no other from its answer.
+            let mut panic = None;
+            for (promise, result) in told.drain(..) {
+                if let Err(caught) = catch_unwind(AssertUnwindSafe(|| promise.fulfil(result))) {
+                    panic.get_or_insert(caught);
+                }
+            }
+            // Its memory serves the next ones.
+            let mut state = lock(&self.state);
+            if state.answers.capacity() == 0 {
+                state.answers = told;
+            }
+            drop(state);
+            if let Some(panic) = panic {
+                self.waiters.wake_all_quietly();
+                resume_unwind(panic);
+            }
+        }
         if any {
             self.waiters.wake_all();
         }
@@ -145,11 +226,12 @@ impl Inbox {
         }
         let role = Role(self);
         let mut ran = 0;
-        while let Some((callback, result)) = state.ready.pop_front() {
+        while let Some((mut callback, result)) = state.ready.pop_front() {
             drop(state);
-            callback(result);
+            callback.0.call(result);
             ran += 1;
             state = lock(&self.state);
+            state.spares.keep(callback);
         }
         drop(state);
         drop(role);
@@ -213,7 +295,7 @@ fn losses(state: &State) -> Losses {
 }
 
 impl Port {
-    fn take(&mut self, completion: Completion, ready: &mut VecDeque<(Callback, DeliveryResult)>) {
+    fn take(&mut self, completion: Completion, ready: &mut Ready, answers: &mut Answers) {
         match completion {
             Completion::Flushed { id, failed, unknown } => {
                 (self.flushed, self.failed, self.unknown) = (self.flushed.max(id), failed, unknown);
@@ -225,33 +307,27 @@ impl Port {
                 let end = tracked.partition_point(|record| record.ticket < first + u64::from(count));
                 for record in tracked.drain(start..end) {
                     let step = record.ticket - first;
-                    tell(record, partition, step, outcome, ready);
+                    tell(record, partition, step, outcome, ready, answers);
                 }
             }
         }
     }
 
     /// The shard is gone: what it did not answer is unknown.
-    fn end(&mut self, ready: &mut VecDeque<(Callback, DeliveryResult)>) {
+    fn end(&mut self, ready: &mut Ready, answers: &mut Answers) {
         self.ended = true;
         let mut left: Vec<(Tp, VecDeque<Tracked>)> = self.tracked.drain().collect();
         left.sort_by_key(|(space, _)| *space);
         for (space, tracked) in left {
             for record in tracked {
                 self.unknown += 1;
-                tell(record, space.partition, 0, Outcome::Unknown(Reason::Closed), ready);
+                tell(record, space.partition, 0, Outcome::Unknown(Reason::Closed), ready, answers);
             }
         }
     }
 }
 
-fn tell(
-    record: Tracked,
-    partition: i32,
-    step: u64,
-    outcome: Outcome,
-    ready: &mut VecDeque<(Callback, DeliveryResult)>,
-) {
+fn tell(record: Tracked, partition: i32, step: u64, outcome: Outcome, ready: &mut Ready, answers: &mut Answers) {
     let result = match outcome {
         Outcome::Delivered { offset, timestamp_ms } => Ok(Delivered {
             partition,
@@ -263,7 +339,7 @@ fn tell(
     };
     match record.waiter {
         Waiter::Callback(callback) => ready.push_back((callback, result)),
-        Waiter::Promise(promise) => promise.fulfil(result),
+        Waiter::Promise(promise) => answers.push((promise, result)),
     }
 }
 
@@ -295,8 +371,8 @@ mod tests {
         let heard = Arc::new(StdMutex::new(Vec::new()));
         for ticket in [1, 4, 9] {
             let heard = Arc::clone(&heard);
-            let callback: Callback = Box::new(move |result| heard.lock().unwrap().push((ticket, result)));
-            inbox.track(0, SPACE, ticket, 77, Waiter::Callback(callback));
+            let waiter = inbox.callback(move |result| heard.lock().unwrap().push((ticket, result)));
+            inbox.track(0, SPACE, ticket, 77, waiter);
         }
         writer.push(delivered(0, 5, 100));
         assert_eq!(inbox.run_callbacks(), 2);
@@ -326,14 +402,15 @@ mod tests {
     fn a_callback_may_poll_and_a_panicking_one_gives_the_role_back() {
         let (inbox, mut writer) = inbox();
         let inner = Arc::clone(&inbox);
-        let callback: Callback = Box::new(move |_| {
+        let waiter = inbox.callback(move |_| {
             assert_eq!(inner.run_callbacks(), 0);
             panic!("user code");
         });
-        inbox.track(0, SPACE, 0, 0, Waiter::Callback(callback));
+        inbox.track(0, SPACE, 0, 0, waiter);
         let ran = Arc::new(StdMutex::new(false));
         let flag = Arc::clone(&ran);
-        inbox.track(0, SPACE, 1, 0, Waiter::Callback(Box::new(move |_| *flag.lock().unwrap() = true)));
+        let waiter = inbox.callback(move |_| *flag.lock().unwrap() = true);
+        inbox.track(0, SPACE, 1, 0, waiter);
         writer.push(delivered(0, 2, 0));
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| inbox.run_callbacks()));
         assert!(caught.is_err());

@@ -79,7 +79,8 @@ impl LocalProducer {
         record: Record<'a>,
         callback: impl FnOnce(DeliveryResult) + Send + 'static,
     ) -> Result<(), Rejected<'a>> {
-        self.place(record, &mut Some(Waiter::Callback(Box::new(callback))))
+        let waiter = self.lane.inbox.callback(callback);
+        self.place(record, &mut Some(waiter))
     }
 
     /// As [`LocalProducer::send`]; the outcome can be awaited or waited for.

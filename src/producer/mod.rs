@@ -24,7 +24,7 @@ mod record;
 mod sent;
 
 pub use handle::{Lane, Producer, ProducerBuilder};
-pub use inbox::{Callback, Losses};
+pub use inbox::Losses;
 pub use local::{LocalProducer, LocalSent};
 pub use record::{Record, RejectReason, Rejected, TopicRef};
 pub use sent::Sent;
@@ -63,6 +63,10 @@ pub enum FlushError {
     /// The time was up first; records are still on their way, and keep their own deadlines.
     #[error("not all records were settled in time; they keep their own delivery.timeout.ms")]
     Timeout,
+    /// A thread of the engine failed with records on their way: nobody knows how those ended that were not flushed before
+    /// (their callbacks and futures say so one by one). [`crate::engine::Engine::close`] says why.
+    #[error("the engine failed; records that were not flushed before may or may not have been written")]
+    EngineFailed,
 }
 
 fn reason_text(reason: &Reason) -> String {
