@@ -45,8 +45,9 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const RECORDS: u64 = 1_000_000;
-const WARM_UP: u64 = 200_000;
+/// Whole rounds, at least a million.
+const RECORDS: u64 = 1_020_000;
+const WARM_UP: u64 = 240_000;
 const LONG: Duration = Duration::from_secs(120);
 
 /// `ottla broker` beside us; it ends with our end of its standard input.
@@ -86,7 +87,7 @@ fn counted(what: &str, records: u64, work: impl FnOnce()) {
 }
 
 /// Records between two flushes: as many are on their way at most, in the warm-up as later.
-const ROUND: u64 = 20_000;
+const ROUND: u64 = 60_000;
 
 fn round_ends(lane: &mut Lane, index: u64) {
     if (index + 1).is_multiple_of(ROUND) {

@@ -141,6 +141,21 @@ fn a_thread_that_only_sends_needs_no_turns_of_its_own() {
 }
 
 #[test]
+fn a_thread_that_sends_now_and_then_gives_the_shard_its_turns() {
+    let broker = Broker::builder().topic("t", 1).start().unwrap();
+    let engine = local(&broker, BackendSetting::Auto);
+    let mut producer = engine.producer().build().unwrap();
+    let started = Instant::now();
+    // Far too little to fill anything.
+    while end_of(&broker, 0) == 0 {
+        assert!(started.elapsed() < LONG, "nothing arrived");
+        producer.send(Record::to("t").partition(0).value("v")).unwrap();
+        std::thread::park_timeout(Duration::from_millis(3));
+    }
+    engine.close(LONG).unwrap();
+}
+
+#[test]
 fn r11_a_local_engine_has_one_thread_beside_ours_and_a_full_buffer_is_emptied_by_it() {
     for backend in backends() {
         let broker = Broker::builder().topic("t", 3).start().unwrap();
@@ -229,7 +244,7 @@ fn a_panic_inside_a_turn_fails_the_engine_and_not_the_caller() {
         let mut producer = broken.producer().partitioner(Arc::new(Panics)).build().unwrap();
         // The topic is not known yet, so the record is placed by the shard.
         let sent = producer.submit(Record::to("t").key("k").value("v")).unwrap();
-        assert_eq!(sent.wait(), Err(DeliveryError::Unknown(Reason::Closed)));
+        assert_eq!(sent.wait(), Err(DeliveryError::Unknown(Reason::EngineFailed)));
         let refused = producer.send(Record::to("t").partition(0).value("late")).unwrap_err().reason;
         assert!(matches!(&refused, RejectReason::Failed(why) if why.contains("partitioner")), "{refused:?}");
         match broken.close(LONG) {

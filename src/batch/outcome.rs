@@ -39,6 +39,8 @@ pub enum Reason {
     ConnectionLost,
     /// The producer or the engine was closed first.
     Closed,
+    /// A thread of the engine failed first; closing the engine says why.
+    EngineFailed,
     /// The partition does not exist.
     NoSuchPartition,
     /// No producer id could be had.

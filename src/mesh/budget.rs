@@ -25,7 +25,7 @@ use std::task::{Context, Poll, Waker};
 use crate::base::hash::Map;
 use crate::base::ids::Tp;
 use crate::base::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use crate::base::sync::{self, Mutex, heavy_barrier, light_barrier, lock, park_until, prepare_barriers};
+use crate::base::sync::{self, Mutex, heavy_barrier, light_barrier, lock, park_until, prepare_barriers, wake_each};
 use crate::base::time::{Clock, Time};
 
 /// The most that a handle holds unspent, in bytes.
@@ -211,7 +211,7 @@ impl Budget {
             // A large one at the front may have been all that kept the next from its bytes.
             self.0.serve(&mut queue, &mut wakers);
         }
-        wakers.into_iter().for_each(Waker::wake);
+        wake_each(wakers);
         next
     }
 
@@ -229,7 +229,7 @@ impl Budget {
             self.0.waiting.store(0, Ordering::SeqCst);
             self.0.held_up.store(0, Ordering::SeqCst);
         }
-        wakers.into_iter().for_each(Waker::wake);
+        wake_each(wakers);
     }
 
     /// A handle's credit.
@@ -278,7 +278,7 @@ impl Budget {
     fn serve(&self) {
         let mut wakers = Vec::new();
         self.0.serve(&mut lock(&self.0.queue), &mut wakers);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_each(wakers);
     }
 
     /// Moves the unspent credit of all handles that do not act right now back to what is free.
@@ -426,7 +426,7 @@ impl Take {
             decision
         };
         // Our own waker may be among them: harmless. Others are, when credit taken back suffices for them too.
-        wakers.into_iter().for_each(Waker::wake);
+        wake_each(wakers);
         decision.map_or(Poll::Pending, |decision| Poll::Ready(decision.map(|_| ())))
     }
 }
@@ -453,7 +453,7 @@ impl Drop for Take {
             // Without this one, those behind it may have enough.
             inner.serve(&mut queue, &mut wakers);
         }
-        wakers.into_iter().for_each(Waker::wake);
+        wake_each(wakers);
     }
 }
 

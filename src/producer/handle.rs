@@ -178,7 +178,7 @@ pub(super) struct Life {
 
 impl Life {
     fn open(&self) -> (Core, Arc<Inbox>) {
-        let inbox = Arc::new(Inbox::default());
+        let inbox = Arc::new(Inbox::new(self.shared.state().clone()));
         let core = Core::new(&self.shared, self.producer, &self.settings, self.partitioner.clone(), &inbox);
         (core, inbox)
     }

@@ -18,6 +18,7 @@ use crate::base::hash::Map;
 use crate::base::ids::Tp;
 use crate::base::sync::{Mutex, Waiters, lock};
 use crate::batch::{Outcome, Reason};
+use crate::control::EngineState;
 use crate::mesh::command::Completion;
 use crate::mesh::{CompletionReader, Promise};
 
@@ -115,6 +116,8 @@ struct State {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Inbox {
+    /// How the engine does, to say why a shard is gone.
+    engine: Option<EngineState>,
     state: Mutex<State>,
     /// Those who wait for something that another thread's drain may bring.
     waiters: Waiters,
@@ -136,6 +139,19 @@ pub struct Losses {
 }
 
 impl Inbox {
+    /// Nothing on its way.
+    pub fn new(engine: EngineState) -> Self {
+        Self { engine: Some(engine), ..Self::default() }
+    }
+
+    /// Why a shard that is gone left records without an outcome.
+    pub fn end_reason(&self) -> Reason {
+        match &self.engine {
+            Some(engine) if engine.failed().is_set() => Reason::EngineFailed,
+            _ => Reason::Closed,
+        }
+    }
+
     /// Adds a shard's way back.
     pub fn open(&self, shard: usize, reader: CompletionReader<Completion>) {
         let mut state = lock(&self.state);
@@ -171,7 +187,7 @@ impl Inbox {
             }
             if !port.ended && port.reader.is_ended() {
                 any = true;
-                port.end(ready, answers);
+                port.end(self.end_reason(), ready, answers);
             }
         }
         let mut told = std::mem::take(answers);
@@ -314,14 +330,14 @@ impl Port {
     }
 
     /// The shard is gone: what it did not answer is unknown.
-    fn end(&mut self, ready: &mut Ready, answers: &mut Answers) {
+    fn end(&mut self, why: Reason, ready: &mut Ready, answers: &mut Answers) {
         self.ended = true;
         let mut left: Vec<(Tp, VecDeque<Tracked>)> = self.tracked.drain().collect();
         left.sort_by_key(|(space, _)| *space);
         for (space, tracked) in left {
             for record in tracked {
                 self.unknown += 1;
-                tell(record, space.partition, 0, Outcome::Unknown(Reason::Closed), ready, answers);
+                tell(record, space.partition, 0, Outcome::Unknown(why), ready, answers);
             }
         }
     }

@@ -80,6 +80,7 @@ fn reason_text(reason: &Reason) -> String {
         }
         Reason::ConnectionLost => "the connection ended, and acks=0 has no retries".to_owned(),
         Reason::Closed => "the producer was closed first".to_owned(),
+        Reason::EngineFailed => "a thread of the engine failed first".to_owned(),
         Reason::NoSuchPartition => "the partition does not exist".to_owned(),
         Reason::NoProducerId(code) => format!("no producer id for idempotence: {}", code.name()),
         Reason::Invalid => "the record fits into no batch".to_owned(),

@@ -41,7 +41,7 @@ impl Sent {
         // An answering side that is gone without an answer is an engine that failed.
         inbox
             .poll_until(context, |context| answer.poll_answer(context))
-            .map(|answer| answer.unwrap_or(Err(DeliveryError::Unknown(Reason::Closed))))
+            .map(|answer| answer.unwrap_or_else(|_| Err(DeliveryError::Unknown(inbox.end_reason()))))
     }
 }
 
