@@ -135,6 +135,28 @@ fn little_locked_memory_gives_smaller_rings() {
     });
 }
 
+/// Between the probe and the threads another program of the same user may have taken the memory.
+#[test]
+fn a_ring_that_no_longer_fits_gives_epoll_unless_io_uring_was_insisted_on() {
+    in_child("a_ring_that_no_longer_fits_gives_epoll_unless_io_uring_was_insisted_on", || {
+        if !become_nobody(64 << 10) {
+            return;
+        }
+        let (auto, forced) = (probe(BackendChoice::Auto), probe(BackendChoice::IoUring));
+        assert_eq!((auto.kind, forced.kind), (BackendKind::IoUring, BackendKind::IoUring), "{auto:?}");
+        let mut hoard = Vec::new();
+        let refused = loop {
+            match AnyBackend::new(&forced, &RingSettings::default()) {
+                Ok(backend) => hoard.push(backend),
+                Err(error) => break error,
+            }
+            assert!(hoard.len() < 100, "the limit does not hold");
+        };
+        assert_eq!(refused.kind(), std::io::ErrorKind::OutOfMemory);
+        assert_eq!(AnyBackend::new(&auto, &RingSettings::default()).unwrap().kind(), BackendKind::Epoll);
+    });
+}
+
 #[test]
 fn too_little_locked_memory_gives_epoll_with_the_limit_named() {
     in_child("too_little_locked_memory_gives_epoll_with_the_limit_named", || {

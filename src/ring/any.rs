@@ -4,9 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::epoll::{EpollBackend, EpollWaker};
+use super::probe::why_refused;
 use super::uring::{UringBackend, UringWaker};
 use super::{
-    Backend, BackendKind, BackendStats, Events, Probe, RingSettings, SendChain, Sock, SocketOptions, Wait, Wake,
+    Backend, BackendChoice, BackendKind, BackendStats, Events, Probe, RingSettings, SendChain, Sock, SocketOptions,
+    Wait, Wake,
 };
 use crate::base::time::Now;
 
@@ -34,11 +36,21 @@ macro_rules! each {
 }
 
 impl AnyBackend {
-    /// Makes the backend that the probe chose, for the calling thread.
+    /// Makes the backend that the probe chose, for the calling thread. A ring that fitted when it was tried and no longer
+    /// does (locked memory is shared by all programs of a user) gives epoll and a warning, unless io_uring was insisted on.
     pub fn new(probe: &Probe, settings: &RingSettings) -> io::Result<Self> {
         match probe.kind {
             BackendKind::Epoll => EpollBackend::new(settings).map(Self::Epoll),
-            BackendKind::IoUring => UringBackend::new(settings).map(Self::IoUring),
+            BackendKind::IoUring => match UringBackend::new(settings) {
+                Err(error) if probe.choice == BackendChoice::Auto => {
+                    tracing::warn!(
+                        why = %why_refused(&error),
+                        "running on epoll instead of io_uring, which worked a moment ago; allow more, or set io.backend=epoll"
+                    );
+                    EpollBackend::new(settings).map(Self::Epoll)
+                }
+                made => made.map(Self::IoUring),
+            },
             // The simulator is made by its world, never by a probe.
             BackendKind::Sim => Err(io::ErrorKind::Unsupported.into()),
         }

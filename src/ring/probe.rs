@@ -34,6 +34,8 @@ pub enum BackendChoice {
 /// What a look at the machine found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Probe {
+    /// What was asked for.
+    pub choice: BackendChoice,
     /// The implementation to use.
     pub kind: BackendKind,
     /// Why this one: one line for the log and `ottla doctor`.
@@ -72,7 +74,7 @@ pub fn probe_for(choice: BackendChoice, rings: usize, settings: &RingSettings) -
         (BackendChoice::Auto, Ok(shape)) => (BackendKind::IoUring, shape.clone()),
         (BackendChoice::Auto, Err(refused)) => (BackendKind::Epoll, format!("io_uring cannot run here: {refused}")),
     };
-    Probe { kind, reason, io_uring, epoll }
+    Probe { choice, kind, reason, io_uring, epoll }
 }
 
 fn try_rings(rings: usize, settings: &RingSettings) -> io::Result<Shape> {
@@ -140,7 +142,7 @@ impl Events for Trial {
 }
 
 /// The error in words that say what to do.
-fn why_refused(error: &io::Error) -> String {
+pub(super) fn why_refused(error: &io::Error) -> String {
     let cause = match Errno::from_io_error(error) {
         Some(Errno::PERM | Errno::ACCESS) => match std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled") {
             Ok(value) if value.trim() != "0" => format!("the sysctl kernel.io_uring_disabled is {}", value.trim()),

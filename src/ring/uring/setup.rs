@@ -15,7 +15,7 @@ use super::buffers::Buffers;
 const SMALL: (u32, u32) = (64, 512);
 /// A ring that was just closed is taken off the user's locked memory a moment later: so long is waited for that.
 const MEMORY_WAITS: [Duration; 4] =
-    [Duration::from_millis(2), Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(100)];
+    [Duration::from_millis(2), Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(150)];
 
 /// How completions are delivered, best first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -59,16 +59,17 @@ impl fmt::Display for Shape {
 /// A ring with its receive buffers, with completions delivered as `best` or as the kernel can.
 pub fn build(settings: &RingSettings, best: TaskWork) -> io::Result<(IoUring, Buffers, Shape)> {
     let wanted = (settings.submission_entries, settings.completion_entries);
+    let small = (wanted.0.min(SMALL.0), wanted.1.min(SMALL.1));
     let mut result = build_at(wanted, settings, best);
     if out_of_memory(&result) {
-        result = build_at(SMALL, settings, best);
+        result = build_at(small, settings, best);
     }
     for wait in MEMORY_WAITS {
         if !out_of_memory(&result) {
             break;
         }
         sleep(wait);
-        result = build_at(SMALL, settings, best);
+        result = build_at(small, settings, best);
     }
     result
 }
