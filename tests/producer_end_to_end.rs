@@ -377,6 +377,64 @@ fn d1_23_senders_beyond_the_buffer_wait_and_all_arrives() {
 }
 
 #[test]
+fn d1_22_flush_and_close_return_in_time_when_no_broker_answers() {
+    let broker = Broker::builder().topic("t", 1).start().unwrap();
+    let engine = engine(&broker);
+    let producer = engine.producer().delivery_timeout(Duration::from_secs(100)).build().unwrap();
+    producer.submit(Record::to("t").partition(0).value("first")).unwrap().wait().unwrap();
+    broker.rule(Rule::new(Reaction::BlackHole));
+    for _ in 0..100 {
+        producer.send(Record::to("t").partition(0).value("lost")).unwrap();
+    }
+    // Exactly d + 50 ms is for an idle machine; the margin is for a busy one.
+    let within = |limit: u64, what: &str, started: Instant| {
+        let took = started.elapsed();
+        assert!(took >= Duration::from_millis(limit), "{what} returned early: {took:?}");
+        assert!(took < Duration::from_millis(limit + 3_000), "{what} took {took:?}");
+        println!("{what}({limit} ms) took {took:?}");
+    };
+    let started = Instant::now();
+    assert!(producer.flush(Duration::from_millis(300)).is_err());
+    within(300, "flush", started);
+    let started = Instant::now();
+    assert!(producer.close(Duration::from_millis(200)).is_err());
+    within(200, "close", started);
+    let started = Instant::now();
+    let _ = engine.close(Duration::from_millis(400));
+    within(400, "engine.close", started);
+}
+
+#[test]
+fn r06_send_waits_no_longer_than_max_block_and_says_why() {
+    let broker = Broker::builder().topic("t", 1).start().unwrap();
+    let engine = engine_on(&broker, BackendSetting::Auto, |settings| settings.buffer_memory = 64 << 10);
+    let producer = engine.producer().max_block(Duration::from_millis(200)).build().unwrap();
+    producer.submit(Record::to("t").partition(0).value("first")).unwrap().wait().unwrap();
+    broker.rule(Rule::new(Reaction::BlackHole).api(ApiKey::Produce));
+    let value = "x".repeat(8_000);
+    let record = Record::to("t").partition(0).value(&value);
+    for _ in 0..100 {
+        let started = Instant::now();
+        let Err(rejected) = producer.send(record.clone()) else { continue };
+        let took = started.elapsed();
+        assert_eq!((rejected.reason, rejected.record), (RejectReason::Timeout, record));
+        assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(4), "{took:?}");
+        // Clones and lanes share the budget, so they are refused as well; another size does not help.
+        assert_eq!(
+            producer.clone().try_send(Record::to("t").partition(0).value(&value)).unwrap_err().reason,
+            RejectReason::Full
+        );
+        assert_eq!(
+            producer.lane().try_send(Record::to("t").partition(0).value(&value)).unwrap_err().reason,
+            RejectReason::Full
+        );
+        let _ = engine.close(Duration::from_millis(100));
+        return;
+    }
+    panic!("the memory was never full");
+}
+
+#[test]
 fn r06_try_send_never_waits_and_gives_the_record_back() {
     let broker = Broker::builder().topic("t", 1).start().unwrap();
     let engine = engine_on(&broker, BackendSetting::Auto, |settings| settings.buffer_memory = 64 << 10);

@@ -427,6 +427,45 @@ fn r07_an_unknown_topic_holds_at_most_its_share_and_its_records_stay_in_order() 
     assert_eq!(numbers.len(), held);
 }
 
+#[test]
+fn d1_22_a_flush_is_not_held_up_by_what_is_sent_after_it() {
+    const TOPICS: &[(&str, i32)] = &[("t", 2)];
+    let mut bed = bed(13, 1, 1, TOPICS, EngineSettings::default());
+    let producer = bed.engine.producer().linger(10 * SECOND).build().unwrap();
+    warm_up(&mut bed, &producer, TOPICS);
+    bed.broker.with(|core| core.faults.add(Rule::new(Reaction::DelayAnswer(ms(20))).api(ApiKey::Produce)));
+    // Somebody never stops sending.
+    let (clock, endless) = (bed.world.clock(), producer.clone());
+    bed.world.spawn_task("endless", async move {
+        for i in 0.. {
+            endless.send_async(Record::to("t").partition(i % 2).value("x")).await.unwrap();
+            clock.sleep(Duration::from_micros(500)).await;
+        }
+    });
+    let (clock, heard) = (bed.world.clock(), Arc::new(Mutex::new(0)));
+    for _ in 0..10 {
+        let (sender, clock, mine) = (producer.clone(), clock.clone(), Arc::clone(&heard));
+        let told = Arc::clone(&heard);
+        *told.lock().unwrap() = 0;
+        let took = bed.run(MINUTE, async move {
+            for i in 0..50 {
+                let mine = Arc::clone(&mine);
+                let count = move |outcome: DeliveryResult| {
+                    outcome.unwrap();
+                    *mine.lock().unwrap() += 1;
+                };
+                sender.send_with(Record::to("t").partition(i % 2).value("mine"), count).unwrap();
+            }
+            let start = clock.time();
+            let losses = sender.flush_async().await;
+            assert_eq!((losses.failed, losses.unknown), (0, 0));
+            start.until(clock.time())
+        });
+        assert_eq!(*told.lock().unwrap(), 50, "after the last callback");
+        assert!(took < ms(150), "linger ended, and what came later did not extend it: {took:?}");
+    }
+}
+
 /// Records of two topics through stalls longer than `delivery.timeout.ms`: what is in the logs is what was sent there.
 fn stalled(seed: u64, counts: &mut BTreeMap<&'static str, u64>) {
     const TOPICS: &[(&str, i32)] = &[("left", 2), ("right", 3)];

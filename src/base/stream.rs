@@ -12,7 +12,8 @@
 //! to 16 and 64 KiB; an entry larger than the largest chunk gets one of exactly its size. In steady state nothing is
 //! allocated: chunks go round.
 //!
-//! Bounded: chunks in the chain plus chunks kept for reuse never pass `bytes_max`; only a last chunk that was read to its
+//! Bounded: chunks in the chain plus chunks kept for reuse never pass `bytes_max`, nor eight chunks of the largest size unless
+//! an entry is larger than those; only a last chunk that was read to its
 //! end is not counted, since it goes back as soon as the next one is linked.
 //!
 //! Ownership, which every SAFETY comment below refers to: a chunk is owned (may be freed, its counters reset) by
@@ -301,16 +302,22 @@ impl StreamWriter {
         // A last chunk that was read to its end goes back as soon as the next one is linked.
         let leaving = if drained { last_capacity } else { 0 };
         for size in sizes {
-            if self.allocated - leaving + size > self.settings.bytes_max {
+            let max = if size > self.settings.chunk_bytes_max { self.settings.bytes_max } else { self.pooled_max() };
+            if self.allocated - leaving + size > max {
                 self.drop_free();
             }
-            if self.allocated - leaving + size <= self.settings.bytes_max {
+            if self.allocated - leaving + size <= max {
                 self.allocated += size;
                 self.allocations += 1;
                 return Some(Link::allocate(size));
             }
         }
         None
+    }
+
+    /// The bound where no single entry is larger than a chunk. Measured: more than eight chunks make nothing faster.
+    fn pooled_max(&self) -> usize {
+        self.settings.bytes_max.min(8 * self.settings.chunk_bytes_max)
     }
 
     /// Takes back what the reader returned: chunks of the current size are kept, others freed.
@@ -337,9 +344,14 @@ impl StreamWriter {
 
     /// Frees what is kept for reuse, for a lane that fell idle. What is in the chain stays.
     pub fn shrink(&mut self) {
+        self.free_spare();
+        self.step = 0;
+    }
+
+    /// As [`StreamWriter::shrink`], for a lane that only waits: its next chunk is as large as the last one.
+    pub fn free_spare(&mut self) {
         self.take_returned();
         self.drop_free();
-        self.step = 0;
     }
 
     /// Committed bytes that the reader has not consumed, as far as is known here.
@@ -383,7 +395,7 @@ impl StreamWriter {
     /// something more than now was consumed. The caller looks again after this.
     pub fn ask_for_room(&mut self) {
         let consumed = self.shared.consumed.load(Ordering::SeqCst);
-        let half = self.total.saturating_sub(self.settings.bytes_max as u64 / 2);
+        let half = self.total.saturating_sub(self.pooled_max() as u64 / 2);
         self.shared.resume_at.swap(half.max(consumed + 1), Ordering::SeqCst);
         super::sync::store_load_barrier();
     }

@@ -103,6 +103,11 @@ impl LaneWriter {
         self.stream.allocated_bytes()
     }
 
+    /// Frees chunks kept for reuse while memory is short; see [`StreamWriter::free_spare`].
+    pub fn free_spare(&mut self) {
+        self.stream.free_spare();
+    }
+
     /// Frees chunks kept for reuse.
     pub fn shrink(&mut self) {
         self.stream.shrink();

@@ -21,6 +21,7 @@ use crate::mesh::{
 use crate::proto::cluster::Snapshot;
 use crate::proto::produce::{Sticky, keyed_partition};
 
+use super::blocked::Blocked;
 use super::inbox::{Inbox, Waiter};
 use super::record::{Record, RejectReason, TopicRef};
 
@@ -117,6 +118,7 @@ pub(super) struct Core {
     settings: Arc<ProducerSettings>,
     partitioner: Option<Arc<dyn Partitioner>>,
     inbox: Arc<Inbox>,
+    blocked: Arc<Blocked>,
     snapshots: SnapshotReader<Snapshot>,
     names: Map<Box<str>, TopicIx>,
     topics: Vec<Option<TopicState>>,
@@ -147,6 +149,7 @@ impl Core {
             settings: Arc::clone(settings),
             partitioner,
             inbox: Arc::clone(inbox),
+            blocked: Arc::default(),
             snapshots: shared.snapshots(),
             names: Map::default(),
             topics: Vec::new(),
@@ -418,9 +421,16 @@ impl Core {
         }
     }
 
+    /// Those who are blocked in this handle and its clones.
+    pub fn blocked(&self) -> &Arc<Blocked> {
+        &self.blocked
+    }
+
     /// Wakes every shard of this handle: somebody waits for memory that they can free.
-    pub fn press(&self) {
-        for port in self.ports.iter().flatten() {
+    pub fn press(&mut self) {
+        for port in self.ports.iter_mut().flatten() {
+            // Up to half a MiB a lane that the budget knows nothing of.
+            port.writer.free_spare();
             port.bell.notify_now();
         }
     }

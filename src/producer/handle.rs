@@ -241,6 +241,8 @@ impl Life {
         waiter: &mut Option<Waiter>,
     ) -> Result<(), Rejected<'a>> {
         let deadline = self.block_deadline();
+        let blocked = core.with(|core| Arc::clone(core.blocked()));
+        let _inside = blocked.enter();
         let mut sending = Sending::new(&self.shared, deadline);
         let done = waiting.wait_until(deadline, self.shared.clock(), |context| {
             sending.poll(context, Borrowed(&mut core), &record, waiter)
@@ -288,6 +290,11 @@ impl Life {
         inbox: &Inbox,
         flush: &mut Flush,
     ) -> Poll<Losses> {
+        let (blocked, now) = core.with(|core| (Arc::clone(core.blocked()), core.blocked().mark()));
+        // d1-22: those who are blocked since before this flush come first.
+        if flush.from == Some(0) && blocked.poll_gone(context, *flush.behind.get_or_insert(now)).is_pending() {
+            return Poll::Pending;
+        }
         while let Some(from) = flush.from {
             match core.with(|core| core.mark(&mut flush.marks, from)) {
                 Ok(()) => flush.from = None,
@@ -326,12 +333,14 @@ impl Life {
 /// Where a flush stands.
 struct Flush {
     from: Option<usize>,
+    /// The mark of who was blocked when it began.
+    behind: Option<u64>,
     marks: Vec<(usize, u64)>,
 }
 
 impl Default for Flush {
     fn default() -> Self {
-        Self { from: Some(0), marks: Vec::new() }
+        Self { from: Some(0), behind: None, marks: Vec::new() }
     }
 }
 

@@ -16,6 +16,7 @@
 // A rejected record goes back as it came, without an allocation.
 #![allow(clippy::result_large_err)]
 
+mod blocked;
 mod core;
 mod handle;
 mod inbox;

@@ -155,7 +155,7 @@ pub struct Report {
 
 /// A handle of either kind.
 enum Handle {
-    Own(Lane),
+    Own(Box<Lane>),
     Shared(Producer),
 }
 
@@ -226,7 +226,7 @@ pub async fn sender(producer: Producer, scene: Scene, source: usize, clock: SimC
     let mut rng = Rng::new(scene.seed * 31 + source as u64);
     let mut report = Report::default();
     let own = scene.play == Play::Tight || rng.percent(60);
-    let mut handle = if own { Handle::Own(producer.lane()) } else { Handle::Shared(producer.clone()) };
+    let mut handle = if own { Handle::Own(Box::new(producer.lane())) } else { Handle::Shared(producer.clone()) };
     drop(producer);
     // Some go away with records under way; outcomes that were asked for come all the same.
     let leaves = scene.play == Play::Crowd && rng.percent(50);
