@@ -179,7 +179,7 @@ impl Core {
         if !fresh {
             self.look_up(topic);
         }
-        let headers = || record.headers.iter().copied();
+        let headers = || record.headers.as_slice().iter().copied();
         let body_bytes = body_len(record.key, record.value, headers());
         if body_bytes > self.settings.max_request_size {
             let reason = RejectReason::TooLarge { bytes: body_bytes, max: self.settings.max_request_size };

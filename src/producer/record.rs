@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use smallvec::SmallVec;
-
 use crate::base::ids::TopicIx;
 
 /// Which topic a record is for.
@@ -36,6 +34,56 @@ impl From<TopicIx> for TopicRef<'_> {
 /// A header's name and value.
 type Header<'a> = (&'a str, Option<&'a [u8]>);
 
+/// Headers kept beside the record.
+const NEAR: usize = 4;
+
+/// The headers in order. Nothing outside is ever given a pointer into it while it grows: so a chain of builder calls is kept
+/// in registers, where a vector's slow path had the whole record copied for each header.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct HeaderList<'a> {
+    /// The first ones; unused places stay as they were made.
+    near: [Header<'a>; NEAR],
+    near_count: usize,
+    /// All of them, once there are more.
+    all: Vec<Header<'a>>,
+}
+
+impl Default for HeaderList<'_> {
+    #[inline]
+    fn default() -> Self {
+        Self { near: [("", None); NEAR], near_count: 0, all: Vec::new() }
+    }
+}
+
+impl<'a> HeaderList<'a> {
+    #[inline]
+    fn push(&mut self, header: Header<'a>) {
+        match self.near.get_mut(self.near_count) {
+            Some(place) => {
+                *place = header;
+                self.near_count += 1;
+            }
+            None => self.all = more(self.near, std::mem::take(&mut self.all), header),
+        }
+    }
+
+    /// All of them, in order.
+    #[inline]
+    pub(super) fn as_slice(&self) -> &[Header<'a>] {
+        if self.all.is_empty() { &self.near[..self.near_count] } else { &self.all }
+    }
+}
+
+/// By value, see [`HeaderList`].
+#[cold]
+fn more<'a>(near: [Header<'a>; NEAR], mut all: Vec<Header<'a>>, header: Header<'a>) -> Vec<Header<'a>> {
+    if all.is_empty() {
+        all.extend_from_slice(&near);
+    }
+    all.push(header);
+    all
+}
+
 /// A record to send. Everything is borrowed; sending copies it once, into the lane.
 ///
 /// ```
@@ -48,7 +96,7 @@ pub struct Record<'a> {
     pub(super) topic: TopicRef<'a>,
     pub(super) key: Option<&'a [u8]>,
     pub(super) value: Option<&'a [u8]>,
-    pub(super) headers: SmallVec<[Header<'a>; 4]>,
+    pub(super) headers: HeaderList<'a>,
     pub(super) partition: Option<i32>,
     pub(super) timestamp_ms: Option<i64>,
 }
@@ -61,7 +109,7 @@ impl<'a> Record<'a> {
             topic: topic.into(),
             key: None,
             value: None,
-            headers: SmallVec::new(),
+            headers: HeaderList::default(),
             partition: None,
             timestamp_ms: None,
         }
@@ -209,3 +257,22 @@ impl fmt::Display for Rejected<'_> {
 
 impl std::error::Error for Rejected<'_> {}
 impl std::error::Error for RejectReason {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_keep_their_order_however_many_there_are() {
+        let names: Vec<String> = (0..11).map(|i| format!("h{i}")).collect();
+        for count in 0..names.len() {
+            let mut record = Record::to("t");
+            for name in &names[..count] {
+                record = record.header_or_null(name, None);
+            }
+            let seen: Vec<&str> = record.headers.as_slice().iter().map(|(name, _)| *name).collect();
+            assert_eq!(seen, names[..count]);
+            assert_eq!(record.clone(), record);
+        }
+    }
+}

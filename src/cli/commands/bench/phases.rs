@@ -169,15 +169,17 @@ impl<L: Way> Sender<'_, L> {
                     &made
                 }
             };
-            let mut record = Record::to(args.topic.as_str())
+            let record = Record::to(args.topic.as_str())
                 .key_or_null(content.key())
                 .value(content.value())
                 .timestamp(timestamp(self.base_ms, index));
-            if let Some(values) = content.header_values() {
-                for (name, value) in HEADER_NAMES.iter().zip(values) {
-                    record = record.header(name, value);
-                }
-            }
+            let record = match content.header_values() {
+                Some([correlation, client, app]) => record
+                    .header(HEADER_NAMES[0], correlation)
+                    .header(HEADER_NAMES[1], client)
+                    .header(HEADER_NAMES[2], app),
+                None => record,
+            };
             let sent = if index % ACK_SAMPLE == 0 {
                 let (acks, started) = (Arc::clone(self.acks), Instant::now());
                 self.lane.send_with(record, move |result| note(&acks, started, &result))
