@@ -22,6 +22,7 @@ const PIECES_MAX: usize = 1024;
 pub struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
+    acceptor: Option<thread::JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -37,6 +38,8 @@ struct State {
     refusing: bool,
     /// Bytes that may still pass until everything is cut; `None`: any number.
     bytes_left: Option<u64>,
+    /// Somebody saw the last of these bytes pass and is about to cut.
+    cutting: bool,
     stopped: bool,
     open: Vec<Open>,
     accepted: u64,
@@ -82,17 +85,17 @@ impl Proxy {
         let listener = TcpListener::bind(listen)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
-        let acceptor = Arc::clone(&shared);
-        thread::Builder::new().name("proxy".to_owned()).spawn(move || {
+        let accepting = Arc::clone(&shared);
+        let acceptor = thread::Builder::new().name("proxy".to_owned()).spawn(move || {
             for client in listener.incoming() {
-                if acceptor.lock().stopped {
+                if accepting.lock().stopped {
                     return;
                 }
                 // A client that is gone, or an upstream that is: the other one learns it by the end of its connection.
-                let _ = client.and_then(|client| accept(&acceptor, client, upstream));
+                let _ = client.and_then(|client| accept(&accepting, client, upstream));
             }
         })?;
-        Ok(Self { address, shared })
+        Ok(Self { address, shared, acceptor: Some(acceptor) })
     }
 
     /// Where it listens.
@@ -144,8 +147,12 @@ impl Drop for Proxy {
             state.stopped = true;
             state.cut_all();
         });
-        // Ends the acceptor's wait.
-        let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
+        // Ends the acceptor's wait; when it has ended, the port is free again.
+        let woken = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
+        if let Some(acceptor) = self.acceptor.take().filter(|_| woken.is_ok()) {
+            // A panic of the acceptor is told by the tests that miss its connections.
+            let _ = acceptor.join();
+        }
     }
 }
 
@@ -194,13 +201,18 @@ fn write(shared: &Shared, id: u64, mut to: TcpStream, queue: &Receiver<(Instant,
         while state.held && !state.stopped {
             state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        // What a cut connection still had on its way is gone, and counts for no later cut.
+        if !state.open.iter().any(|open| open.id == id) {
+            break;
+        }
         let count =
             state.bytes_left.map_or(bytes.len(), |left| bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
         state.passed_bytes += count as u64;
         let cut = match &mut state.bytes_left {
             Some(left) => {
                 *left -= count as u64;
-                *left == 0
+                // One cuts: a second one would come late and undo the next `cut_after`.
+                *left == 0 && !std::mem::replace(&mut state.cutting, true)
             }
             None => false,
         };
@@ -209,6 +221,7 @@ fn write(shared: &Shared, id: u64, mut to: TcpStream, queue: &Receiver<(Instant,
         if cut {
             shared.change(|state| {
                 state.bytes_left = None;
+                state.cutting = false;
                 state.cut_all();
             });
         }

@@ -1,4 +1,4 @@
-//! What the producer was told of each record: 32 bytes a record, in pages by producer and sequence.
+//! What the producer was told of each record: 24 bytes a record, in pages by producer and sequence.
 
 use std::collections::BTreeMap;
 use std::path::Path;
