@@ -93,11 +93,25 @@ impl LocalProducer {
         Ok(sent)
     }
 
-    #[inline]
+    // By reference as long as nothing stands in the way: a record has some 230 bytes, and each layer that takes it by value
+    // copies it.
+    #[inline(always)]
     fn place<'a>(&mut self, record: Record<'a>, waiter: &mut Option<Waiter>) -> Result<(), Rejected<'a>> {
-        self.lane.life.place(&*self.driver, &mut self.lane.core, record, waiter)?;
+        let Lane { life, core, .. } = &mut self.lane;
+        if life.closed.load(Ordering::Acquire) || core.place(&record, waiter, &mut 0).is_err() {
+            return self.place_waiting(record, waiter);
+        }
         self.turn_if_due();
         Ok(())
+    }
+
+    #[cold]
+    fn place_waiting<'a>(&mut self, record: Record<'a>, waiter: &mut Option<Waiter>) -> Result<(), Rejected<'a>> {
+        let Lane { life, core, .. } = &mut self.lane;
+        let sent = life.place(&*self.driver, &mut *core, record, waiter);
+        // It had its turns in there.
+        (self.turned_at, self.tick) = (core.committed_bytes(), last_tick());
+        sent
     }
 
     /// The shard's turn inside a send.
