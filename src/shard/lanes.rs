@@ -311,9 +311,13 @@ mod tests {
     }
 
     fn write(writer: &mut LaneWriter, partition: i32) {
+        write_value(writer, partition, b"v");
+    }
+
+    fn write_value(writer: &mut LaneWriter, partition: i32, value: &[u8]) {
         let mut body = Vec::new();
-        encode_body(None, Some(b"v"), std::iter::empty(), &mut body);
-        assert_eq!(body.len(), body_len(None, Some(b"v"), std::iter::empty()));
+        encode_body(None, Some(value), std::iter::empty(), &mut body);
+        assert_eq!(body.len(), body_len(None, Some(value), std::iter::empty()));
         let kind = if partition < 0 { EntryKind::Unplaced } else { EntryKind::Record };
         let header = EntryHeader { kind, flags: EntryFlags(0), tp: Tp { topic: TOPIC, partition }, time: 1 };
         let out = writer.reserve(HEADER_BYTES + body.len()).unwrap();
@@ -322,10 +326,7 @@ mod tests {
         writer.commit(HEADER_BYTES + body.len());
     }
 
-    /// A flush had hung for the age of the metadata: the shard placed what waited, and then met records of a handle that
-    /// had looked at the snapshot a moment earlier.
-    #[test]
-    fn r07_a_record_sent_before_its_handle_saw_the_topic_does_not_wait_for_the_next_snapshot() {
+    fn machine() -> Produce {
         let settings = ProduceSettings {
             request_timeout: Duration::from_secs(30),
             retry_backoff: BackoffRange { first: Duration::from_millis(100), max: Duration::from_secs(1) },
@@ -335,6 +336,47 @@ mod tests {
         };
         let mut produce = Produce::new(settings, ChunkPool::new(0));
         produce.add_producer(PRODUCER, std::sync::Arc::new(ProducerSettings::default()));
+        produce
+    }
+
+    #[test]
+    fn r12_a_turn_takes_a_bounded_piece_of_every_lane() {
+        let (mut produce, mut lanes) = (machine(), Lanes::default());
+        let (mut settled, mut met) = (Settlements::default(), Vec::new());
+        let now = Now { mono: Time(1), wall_ms: 1 };
+        let facts = [LeaderFact { leader: Some(BrokerId(1)), epoch: 0 }];
+        produce.set_topic(now.mono, TOPIC, Some((Uuid::ZERO, &facts)), &mut settled, &mut First);
+        let value = [7; 1_000];
+        let mut handles = Vec::new();
+        for id in 0..3 {
+            let (mut writer, reader) = lane(LaneId(id), LaneSettings::default());
+            let (back, inbox) = completions(8, &Medium::threads());
+            lanes.add(NewLane { producer: PRODUCER, reader, completions: back });
+            (0..400).for_each(|_| write_value(&mut writer, 0, &value));
+            handles.push((writer, inbox));
+        }
+        let (per_turn, slack) = (256 << 10, LANE_BYTES_PER_PASS + 2_000);
+        let total: usize = handles.iter().map(|(writer, _)| writer.committed_total() as usize).sum();
+        let mut taken = 0;
+        while taken < total {
+            let drained = lanes.drain(now, per_turn, &mut produce, &mut settled, &mut met);
+            assert!(drained.bytes <= per_turn + slack, "{drained:?}");
+            assert!(drained.bytes >= per_turn.min(total - taken), "{drained:?}");
+            taken += drained.bytes;
+            // Nobody is a pass ahead of the others while they have something.
+            let read: Vec<u64> = lanes.lanes.iter().map(|lane| lane.reader.consumed_total()).collect();
+            let (least, most) = (read.iter().min().unwrap(), read.iter().max().unwrap());
+            assert!(most - least <= slack as u64, "{read:?}");
+            assert!(drained.more || taken == total);
+        }
+        assert_eq!(produce.stats().records, 1_200);
+    }
+
+    /// A flush had hung for the age of the metadata: the shard placed what waited, and then met records of a handle that
+    /// had looked at the snapshot a moment earlier.
+    #[test]
+    fn r07_a_record_sent_before_its_handle_saw_the_topic_does_not_wait_for_the_next_snapshot() {
+        let mut produce = machine();
         let (mut lanes, mut settled, mut met) = (Lanes::default(), Settlements::default(), Vec::new());
         let (mut writer, reader) = lane(LaneId(1), LaneSettings::default());
         let (back, _inbox) = completions(8, &Medium::threads());
