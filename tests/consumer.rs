@@ -478,6 +478,80 @@ fn d2_42_a_leader_moves_while_reading_and_no_record_is_lost_or_repeated() {
 }
 
 #[test]
+fn d2_42_a_truncated_log_is_told_and_reading_goes_on_where_it_still_is_as_it_was() {
+    let broker = Broker::builder().brokers(3).topic(TOPIC, 2).start().unwrap();
+    fill(&broker, 0, 50, 10, Codec::Lz4);
+    fill(&broker, 1, 50, 10, Codec::Lz4);
+    let engine = engine(&broker);
+    let mut consumer = consumer(&engine, 2, StartAt::Earliest);
+    read_all(&mut consumer, 2, 50);
+    assert!(consumer.next(QUIET).unwrap().is_none());
+    // An unclean election: the new leader never had the last twenty.
+    assert!(broker.with(|core| core.truncate(TOPIC, 0, 30)));
+    let to = leader(&broker, 0) % 3 + 1;
+    broker.move_leader(TOPIC, 0, to);
+    let mut client = Client::to(&broker, leader(&broker, 0));
+    assert_eq!(client.produce(TOPIC, 0, batch(Codec::Lz4, 130, 170)).base_offset, 30);
+    match consumer.next(PATIENCE) {
+        Err(ConsumeError::Refused { why: Refusal::Truncated { offset: 50, to: 30 }, stopped: false, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(consumer.processed(TOPIC, 0).unwrap(), Some(30));
+    let others = next(&mut consumer);
+    for (nth, record) in others.iter().enumerate() {
+        assert_eq!((record.offset(), record.value().unwrap()), (30 + nth as i64, value(130 + nth as i64).as_bytes()));
+    }
+    assert_eq!((others.partition(), others.iter().count()), (0, 40));
+    assert!(consumer.next(QUIET).unwrap().is_none(), "told once, and nothing twice");
+    assert!(broker.counters().requests(ApiKey::OffsetForLeaderEpoch) >= 1);
+}
+
+#[test]
+fn d2_37_a_batch_that_decompresses_to_more_than_the_memory_stops_its_partition_only() {
+    let broker = broker(2);
+    // A thousand to one.
+    let (pool, codecs) = (ChunkPool::new(1 << 20), Codecs::new());
+    let settings =
+        BatchSettings { size_bytes_max: 64 << 20, raw_bytes_max: 64 << 20, ..BatchSettings::with_codec(Codec::Zstd) };
+    let mut builder = BatchBuilder::new(&settings, &pool, &codecs).unwrap();
+    let mut body = Vec::new();
+    encode_body(None, Some(&vec![0; 1 << 20]), std::iter::empty(), &mut body);
+    for _ in 0..20 {
+        assert_eq!(builder.append(1, &body), Append::Stored);
+    }
+    let mut bomb = Vec::new();
+    builder.seal(Stamp::NONE).copy_to(&mut bomb);
+    assert!(bomb.len() < 32 << 10, "{}", bomb.len());
+    let mut client = Client::to(&broker, leader(&broker, 0));
+    assert_eq!(client.produce(TOPIC, 0, bomb).error_code, 0);
+    fill(&broker, 1, 500, 50, Codec::Zstd);
+    let settings =
+        EngineSettings { bootstrap_servers: vec![broker.bootstrap()], fetch_memory: 1 << 20, ..Default::default() };
+    let engine = Engine::builder().settings(settings).backend(BackendSetting::Epoll).build().unwrap();
+    let mut consumer = consumer(&engine, 2, StartAt::Earliest);
+    let (mut told, mut read) = (0, 0);
+    while read < 500 {
+        match consumer.next(PATIENCE) {
+            Ok(Some(batch)) => {
+                assert_eq!(batch.partition(), 1);
+                read += batch.iter().count();
+            }
+            Err(ConsumeError::BadBatch { partition: 0, bad, .. }) => {
+                assert!(bad.to_string().contains("more than"), "{bad}");
+                told += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    while let Err(error) = consumer.next(QUIET) {
+        assert!(matches!(error, ConsumeError::BadBatch { partition: 0, .. }), "{error}");
+        told += 1;
+    }
+    assert_eq!((told, consumer.position(TOPIC, 0).unwrap()), (1, Some(0)), "once, and in front of it");
+    assert!(consumer.skip_bad(TOPIC, 0).unwrap());
+}
+
+#[test]
 fn d2_47_and_50_lost_sessions_errors_and_cut_connections_leave_no_gap() {
     let broker = broker(3);
     for partition in 0..3 {

@@ -383,7 +383,7 @@ fn tormented(seed: u64, all: &mut BTreeMap<String, u64>) -> u64 {
     let _replay = Replay(seed, "sim_consumer");
     let settings = EngineSettings {
         request_timeout: 5 * SECOND,
-        fetch_memory: [4 << 20, 8 << 20, 64 << 20][(seed % 3) as usize],
+        fetch_memory: [64 << 10, 200_000, 8 << 20][(seed % 3) as usize],
         ..EngineSettings::default()
     };
     let mut bed = Bed::new(World::rough(seed), 3, 2, TOPICS, settings);

@@ -8,28 +8,69 @@ use bytes::Bytes;
 use super::progress::BatchMark;
 use crate::base::ids::Tp;
 use crate::batch::{BadRecord, Cut, HeaderView, Headers, RecordView, Records, RecordsHead, TimestampType, Unpacked};
+use crate::mesh::FetchMemory;
 
 /// Decompression buffers kept by a consumer for its next batches.
 const SPARES_MAX: usize = 2;
 /// A buffer that grew beyond this goes back to the allocator instead.
 const SPARE_BYTES_MAX: usize = 8 << 20;
 
+/// A decompression buffer that the books of `fetch.memory` know of, to the byte.
+#[derive(Debug)]
+pub(super) struct Window {
+    pub(super) unpacked: Unpacked,
+    counted: usize,
+    memory: FetchMemory,
+}
+
+impl Window {
+    /// What decompression grew it by is counted.
+    pub(super) fn settle(&mut self) {
+        let bytes = self.unpacked.memory_bytes();
+        match bytes.checked_sub(self.counted) {
+            Some(0) => {}
+            Some(more) => self.memory.window_grew(more),
+            None => self.memory.window_shrank(self.counted - bytes),
+        }
+        self.counted = bytes;
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        if self.counted > 0 {
+            self.memory.window_shrank(self.counted);
+        }
+    }
+}
+
 /// Where a consumer's decompression buffers wait for their next batch.
-#[derive(Debug, Default)]
-pub(super) struct Spares(Mutex<Vec<Unpacked>>);
+#[derive(Debug)]
+pub(super) struct Spares {
+    windows: Mutex<Vec<Window>>,
+    memory: FetchMemory,
+}
 
 impl Spares {
-    pub(super) fn take(&self) -> Unpacked {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    pub(super) fn new(memory: FetchMemory) -> Arc<Self> {
+        Arc::new(Self { windows: Mutex::default(), memory })
     }
 
-    pub(super) fn put(&self, unpacked: Unpacked) {
-        if unpacked.memory_bytes() > SPARE_BYTES_MAX || unpacked.memory_bytes() == 0 {
+    pub(super) fn take(&self) -> Window {
+        let spare = self.windows.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.unwrap_or_else(|| Window { unpacked: Unpacked::new(), counted: 0, memory: self.memory.clone() })
+    }
+
+    pub(super) fn put(&self, mut window: Window) {
+        window.settle();
+        // What decompression may have without asking is all that lies idle.
+        let bytes = window.counted;
+        if bytes > SPARE_BYTES_MAX.min(self.memory.capacity_bytes() / 8) || bytes == 0 {
             return;
         }
-        let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if spares.len() < SPARES_MAX {
-            spares.push(unpacked);
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        if windows.len() < SPARES_MAX {
+            windows.push(window);
         }
     }
 }
@@ -40,7 +81,7 @@ pub(super) enum Memory {
     /// In the fetched slab.
     Fetched(Bytes),
     /// Decompressed.
-    Unpacked(Unpacked),
+    Unpacked(Window),
     /// One of the above, of a batch that is given out in parts.
     Part(Arc<Whole>),
 }
@@ -64,8 +105,9 @@ impl Whole {
 
 impl Drop for Whole {
     fn drop(&mut self) {
-        if let Memory::Unpacked(unpacked) = &mut self.memory {
-            self.home.put(std::mem::take(unpacked));
+        // Emptied, for the buffer goes back.
+        if let Memory::Unpacked(window) = std::mem::replace(&mut self.memory, Memory::Fetched(Bytes::new())) {
+            self.home.put(window);
         }
     }
 }
@@ -74,7 +116,7 @@ impl Memory {
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Fetched(bytes) => bytes,
-            Self::Unpacked(unpacked) => unpacked.bytes(),
+            Self::Unpacked(window) => window.unpacked.bytes(),
             Self::Part(whole) => whole.bytes(),
         }
     }
@@ -158,8 +200,9 @@ impl fmt::Debug for Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        if let Memory::Unpacked(unpacked) = &mut self.memory {
-            self.home.put(std::mem::take(unpacked));
+        // Emptied, for the buffer goes back.
+        if let Memory::Unpacked(window) = std::mem::replace(&mut self.memory, Memory::Fetched(Bytes::new())) {
+            self.home.put(window);
         }
     }
 }

@@ -26,8 +26,8 @@ use crate::proto::fetch::{Chunk, Skipped};
 
 /// Events taken from the mailbox per poll.
 const EVENTS_PER_POLL: usize = 256;
-/// Decompressed bytes of one batch at most, if four times `fetch.max.bytes` is not more.
-const UNPACKED_BYTES_MAX: usize = 64 << 20;
+/// A batch may decompress to `fetch.memory`, and to this where that is less.
+const UNPACKED_BYTES_MIN: usize = 16 << 20;
 
 /// What a consumer needs of its engine.
 #[derive(Debug)]
@@ -110,7 +110,8 @@ impl Consumer {
         let woken = Arc::clone(&waiters);
         let (sleeper, doorbell) = sleeper(&wiring.medium, move || woken.wake_all());
         let (to_me, events) = mailbox(doorbell, &wiring.medium);
-        let limit = UNPACKED_BYTES_MAX.max(4 * settings.fetch_max_bytes as usize);
+        let memory = wiring.engine.shared().fetch_memory().clone();
+        let limit = memory.capacity_bytes().max(UNPACKED_BYTES_MIN);
         Self {
             wiring,
             settings,
@@ -128,7 +129,7 @@ impl Consumer {
             waited: false,
             unsettled: BTreeSet::new(),
             decompressor: Decompressor::new(limit),
-            spares: Arc::default(),
+            spares: Spares::new(memory),
             skipped: Skipped::default(),
         }
     }
@@ -426,20 +427,21 @@ impl Consumer {
     fn give_from(&mut self, chunk: &mut Chunk) -> Result<Option<Batch>, ConsumeError> {
         let tp = chunk.tp();
         let Some(state) = self.partitions.get_mut(&tp) else { return Ok(None) };
-        let mut unpacked = self.spares.take();
-        let found = chunk.next_batch(&mut self.decompressor, &mut unpacked, &mut self.skipped);
+        let mut window = self.spares.take();
+        let found = chunk.next_batch(&mut self.decompressor, &mut window.unpacked, &mut self.skipped);
+        window.settle();
         let position = chunk.position();
         state.position = Some(position);
         let found = match found {
             Ok(Some(found)) => found,
             Ok(None) => {
                 state.progress.advance(position);
-                self.spares.put(unpacked);
+                self.spares.put(window);
                 return Ok(None);
             }
             Err(bad) => {
                 state.progress.advance(position);
-                self.spares.put(unpacked);
+                self.spares.put(window);
                 return Err(ConsumeError::BadBatch { topic: state.topic.clone(), partition: tp.partition, bad });
             }
         };
@@ -451,10 +453,10 @@ impl Consumer {
         {
             let memory = match found.payload {
                 Payload::InPlace => {
-                    self.spares.put(unpacked);
+                    self.spares.put(window);
                     Memory::Fetched(chunk.records().slice(found.range.clone()))
                 }
-                Payload::Unpacked => Memory::Unpacked(unpacked),
+                Payload::Unpacked => Memory::Unpacked(window),
             };
             return Ok(self.give_part(Rest {
                 tp,
@@ -472,10 +474,10 @@ impl Consumer {
         self.unsettled.insert(tp);
         let memory = match found.payload {
             Payload::InPlace => {
-                self.spares.put(unpacked);
+                self.spares.put(window);
                 Memory::Fetched(chunk.records().slice(found.range.clone()))
             }
-            Payload::Unpacked => Memory::Unpacked(unpacked),
+            Payload::Unpacked => Memory::Unpacked(window),
         };
         Ok(Some(Batch {
             tp,

@@ -13,8 +13,8 @@ use crate::config::{EngineSettings, SettingError};
 use crate::control::{Control, ControlParts, ControlRequest, EngineState};
 use crate::mesh::command::{ShardCommand, ShardEvent};
 use crate::mesh::{
-    Budget, Doorbell, MailboxReceiver, MailboxSender, OwnershipTable, Sleeper, SnapshotCell, SnapshotReader, mailbox,
-    sleeper,
+    Budget, Doorbell, FetchMemory, MailboxReceiver, MailboxSender, OwnershipTable, Sleeper, SnapshotCell,
+    SnapshotReader, mailbox, sleeper,
 };
 use crate::net::{HostPort, Resolver};
 use crate::proto::cluster::{Snapshot, TopicNames};
@@ -113,6 +113,7 @@ pub struct ShardSeat {
     snapshots: SnapshotReader<Snapshot>,
     topics: Arc<TopicNames>,
     budget: Budget,
+    fetch_memory: FetchMemory,
     state: EngineState,
     settings: EngineSettings,
     counters: Arc<ShardCounters>,
@@ -132,6 +133,7 @@ impl ShardSeat {
             snapshots: self.snapshots,
             topics: self.topics,
             budget: self.budget,
+            fetch_memory: self.fetch_memory,
             settings: self.settings,
             seed: self.seed,
         });
@@ -178,6 +180,7 @@ pub fn assemble(
     let cell = SnapshotCell::new(Snapshot::empty());
     let budget = Budget::new(settings.buffer_memory as u64);
     let state = EngineState::new(budget.clone());
+    let fetch_memory = FetchMemory::new(settings.fetch_memory);
     let (control_sleeper, control_bell) = sleeper(&control.medium, control.ring);
     let (to_control, requests) = mailbox(control_bell.clone(), &control.medium);
     let (events_to_control, events) = mailbox(control_bell, &control.medium);
@@ -199,6 +202,7 @@ pub fn assemble(
             snapshots: cell.reader(&seat.medium),
             topics: Arc::clone(&topics),
             budget: budget.clone(),
+            fetch_memory: fetch_memory.clone(),
             state: state.clone(),
             settings: settings.clone(),
             counters: published,
@@ -224,6 +228,7 @@ pub fn assemble(
         shards: to_shards,
         state,
         budget,
+        fetch_memory,
         ownership: Arc::new(OwnershipTable::new(count.max(1))),
         clock,
         medium,

@@ -40,7 +40,7 @@ use crate::base::time::{Clock, Time};
 use crate::config::{EngineSettings, SettingError};
 use crate::control::{ControlRequest, EngineState, Job, JobError};
 use crate::mesh::command::ShardCommand;
-use crate::mesh::{Answer, Budget, MailboxSender, OwnershipTable, SnapshotCell, SnapshotReader, promise};
+use crate::mesh::{Answer, Budget, FetchMemory, MailboxSender, OwnershipTable, SnapshotCell, SnapshotReader, promise};
 use crate::proto::cluster::{NameError, Snapshot, Topic, TopicNames};
 use crate::telemetry::{ShardCounters, ShardStats};
 
@@ -189,6 +189,7 @@ pub struct Shared {
     shards: Vec<MailboxSender<ShardCommand>>,
     state: EngineState,
     budget: Budget,
+    fetch_memory: FetchMemory,
     ownership: Arc<OwnershipTable>,
     clock: EngineClock,
     medium: Medium,
@@ -227,6 +228,11 @@ impl Shared {
     /// `buffer.memory`.
     pub fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    /// `fetch.memory`.
+    pub fn fetch_memory(&self) -> &FetchMemory {
+        &self.fetch_memory
     }
 
     /// Partition to shard.

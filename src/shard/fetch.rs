@@ -20,7 +20,7 @@ use crate::mesh::command::{LeaderHint, MetadataReason, ShardEvent};
 use crate::mesh::{FetchCommand, FetchEvent, MailboxSender, Slab, SlabPool};
 use crate::proto::cluster::Snapshot;
 use crate::proto::connection::{Call, Connection, Reply, ReplyMode, ReplyPart, Then, Versions, encode_head};
-use crate::proto::fetch::{FetchCall, FetchVersions, Fetcher, Output};
+use crate::proto::fetch::{FetchCall, FetchVersions, Fetcher, Output, Want};
 use crate::wire::messages::{FetchResponse, ListOffsetsResponse, OffsetForLeaderEpochResponse};
 use crate::wire::{ApiKey, Message, Reader};
 
@@ -37,6 +37,8 @@ pub(super) struct FetchLanes {
     scratch: Vec<u8>,
     requests: u64,
     bytes: u64,
+    /// Answers for which there was no memory.
+    skipped: u64,
 }
 
 #[derive(Debug)]
@@ -52,6 +54,8 @@ struct Lane {
 struct Answer {
     reserved: usize,
     slab: Option<Slab>,
+    /// There is no memory for it.
+    skipped: bool,
 }
 
 impl FetchLanes {
@@ -67,6 +71,7 @@ impl FetchLanes {
             scratch: Vec::new(),
             requests: 0,
             bytes: 0,
+            skipped: 0,
         }
     }
 
@@ -107,7 +112,9 @@ impl FetchLanes {
             }
             FetchCommand::RemoveConsumer { consumer } => {
                 if let Some(lane) = self.lanes.remove(&consumer) {
-                    lane.answers.into_values().for_each(|answer| release(&mut self.slabs, answer));
+                    // A slab that was begun goes home by itself.
+                    let answers = lane.answers.into_iter();
+                    answers.for_each(|(broker, answer)| self.slabs.release((consumer, broker), answer.reserved));
                 }
             }
         }
@@ -124,14 +131,25 @@ impl FetchLanes {
         // A consumer that is gone has no use for it; the frame is read to its end all the same.
         let Some(lane) = self.lanes.get_mut(&consumer) else { return Then::Continue };
         let Some(answer) = lane.answers.get_mut(&broker) else { return Then::Continue };
-        if answer.slab.is_none() {
-            answer.slab = Some(self.slabs.take(part.total, std::mem::take(&mut answer.reserved)));
+        let link = (consumer, broker);
+        if answer.slab.is_none() && !answer.skipped {
+            match self.slabs.take(link, part.total, answer.reserved) {
+                Some(slab) => (answer.slab, answer.reserved) = (Some(slab), 0),
+                // Read to its end and asked for again when there is room: the link goes on, and memory is kept to.
+                None => answer.skipped = true,
+            }
         }
-        let stored = answer.slab.as_mut().is_some_and(|slab| slab.put(part.bytes));
+        let stored = answer.skipped || answer.slab.as_mut().is_some_and(|slab| slab.put(part.bytes));
         if stored && !part.is_last() {
             return Then::Continue;
         }
         let Some(answer) = lane.answers.remove(&broker) else { return Then::Continue };
+        self.slabs.release(link, answer.reserved);
+        if answer.skipped {
+            self.skipped += 1;
+            lane.fetcher.on_no_room(broker, part.total);
+            return Then::Continue;
+        }
         let body = answer.slab.map(Slab::share).unwrap_or_default();
         match decode(part.version, &body) {
             Some(response) if stored => {
@@ -176,7 +194,7 @@ impl FetchLanes {
         let Some(lane) = self.lanes.get_mut(&consumer) else { return };
         let fetch = api == ApiKey::Fetch;
         if fetch && let Some(answer) = lane.answers.remove(&broker) {
-            release(&mut self.slabs, answer);
+            self.slabs.release((consumer, broker), answer.reserved);
         }
         lane.fetcher.on_failed(now, broker, api);
     }
@@ -204,6 +222,9 @@ impl FetchLanes {
                 lane.topology = lane.fetcher.topology();
                 self.wanted.extend(lane.fetcher.brokers().into_iter().map(|broker| (*consumer, broker)));
             }
+            // Shares of memory change with the number of links.
+            self.slabs.set_links(self.wanted.len());
+            self.lanes.values_mut().for_each(|lane| lane.fetcher.on_memory());
         }
         &self.wanted
     }
@@ -230,7 +251,9 @@ impl FetchLanes {
         let Some(versions) = connection.versions().map(|versions| common(versions)) else { return false };
         let mut any = false;
         while connection.free_slots(now) > 0 {
-            let Some(call) = lane.fetcher.next_call(now, broker, &versions, self.slabs.free_bytes()) else { break };
+            let slabs = &mut self.slabs;
+            let reserve = |want: Want| slabs.reserve((consumer, broker), want.bytes, want.least, want.whole);
+            let Some(call) = lane.fetcher.next_call(now, broker, &versions, reserve) else { break };
             self.scratch.clear();
             let client_id = &connection.settings().client_id;
             let (api, version, encoded, reserve) = match &call {
@@ -253,14 +276,14 @@ impl FetchLanes {
                 && connection.submit(now, Call { tag, api, version, head, inserts, timeout: None, reply }).is_ok();
             if !accepted {
                 // A request that cannot be said or is not taken is as good as lost: backoff, then again.
+                self.slabs.release((consumer, broker), reserve);
                 lane.fetcher.on_failed(now, broker, api);
                 break;
             }
             any = true;
             if fetch {
                 self.requests += 1;
-                self.slabs.reserve(reserve);
-                lane.answers.insert(broker, Answer { reserved: reserve, slab: None });
+                lane.answers.insert(broker, Answer { reserved: reserve, slab: None, skipped: false });
             }
         }
         any
@@ -303,11 +326,6 @@ impl FetchLanes {
 
 fn decode(version: i16, body: &Bytes) -> Option<FetchResponse> {
     FetchResponse::decode(version, &mut Reader::shared(body)).ok()
-}
-
-fn release(slabs: &mut SlabPool, answer: Answer) {
-    // A slab that was begun goes home by itself.
-    slabs.release(answer.reserved);
 }
 
 fn common(versions: &Versions) -> FetchVersions {

@@ -36,7 +36,7 @@ use crate::base::rng::Rng;
 use crate::base::time::{Clock, Now, Time};
 use crate::config::EngineSettings;
 use crate::mesh::command::{LeaderHint, MetadataReason, ProducerIdGrant, ShardCommand, ShardEvent};
-use crate::mesh::{Budget, MailboxReceiver, MailboxSender, Share, SlabPool, Sleeper, SnapshotReader};
+use crate::mesh::{Budget, FetchMemory, MailboxReceiver, MailboxSender, Share, SlabPool, Sleeper, SnapshotReader};
 use crate::net::{ConnectSettings, HostPort};
 use crate::proto::cluster::{Snapshot, TopicNames, TopicState};
 use crate::proto::connection::{
@@ -82,6 +82,8 @@ pub struct ShardParts<B, C> {
     pub topics: Arc<TopicNames>,
     /// `buffer.memory`.
     pub budget: Budget,
+    /// `fetch.memory`, of the whole engine.
+    pub fetch_memory: FetchMemory,
     /// Checked settings.
     pub settings: EngineSettings,
     /// Seed of backoff, jitter and sticky partitions.
@@ -178,8 +180,20 @@ struct Core<C> {
 impl<B: Backend, C: Clock> Shard<B, C> {
     /// A shard without producers.
     pub fn new(parts: ShardParts<B, C>) -> Self {
-        let ShardParts { backend, clock, shard, sleeper, commands, events, snapshots, topics, budget, settings, seed } =
-            parts;
+        let ShardParts {
+            backend,
+            clock,
+            shard,
+            sleeper,
+            commands,
+            events,
+            snapshots,
+            topics,
+            budget,
+            fetch_memory,
+            settings,
+            seed,
+        } = parts;
         let mut rng = Rng::new(seed);
         // A batch is recycled as soon as it is acknowledged; what is kept beyond that serves nobody.
         let pool = ChunkPool::new(settings.buffer_memory.min(4 << 20));
@@ -191,7 +205,7 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             propagation_max: settings.metadata_propagation_max,
             seed: rng.next_u64(),
         };
-        let slabs = SlabPool::new(settings.fetch_memory, sleeper.doorbell(), &commands.medium());
+        let slabs = SlabPool::new(fetch_memory, sleeper.doorbell(), &commands.medium());
         let core = Core {
             now: clock.now(),
             clock,

@@ -26,6 +26,9 @@ use crate::wire::{ApiKey, ErrorCode, Verdict};
 
 /// A Fetch for less than this is not worth its round trip: wait until memory comes back.
 const GRANT_BYTES_MIN: usize = 64 << 10;
+/// What an answer has beside records, about: of itself and of each partition.
+const ANSWER_BYTES: usize = 128;
+const ANSWER_PARTITION_BYTES: usize = 96;
 /// How long a broker may hold an answer while a partition that is read waits for something else than data: its reader, an
 /// offset, a backoff. It could not be asked for before. Doubles with every answer that brings nothing.
 const WITHHELD_WAIT: Duration = Duration::from_millis(5);
@@ -77,6 +80,17 @@ pub enum FetchCall {
     },
 }
 
+/// Memory for the answer to a Fetch, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Want {
+    /// At most.
+    pub bytes: usize,
+    /// With less than this the request would not be worth its round trip.
+    pub least: usize,
+    /// The size of an answer for which there was no room before, else 0: nothing less will do.
+    pub whole: usize,
+}
+
 /// One broker, as far as this consumer fetches from it on this shard.
 #[derive(Debug)]
 struct Side {
@@ -94,6 +108,8 @@ struct Side {
     turn: usize,
     /// Answers without data since a reader took some.
     empty: u32,
+    /// Size of an answer that there was no room for.
+    whole: usize,
 }
 
 /// All partitions of one consumer on one shard.
@@ -225,6 +241,7 @@ impl Fetcher {
         side.backoff.reset();
         side.session.on_answer(response.session_id);
         side.empty = side.empty.saturating_add(1);
+        side.whole = 0;
         for topic in response.responses {
             let ix = if topic.topic_id.is_zero() {
                 self.by_name.get(topic.topic.as_str())
@@ -238,6 +255,17 @@ impl Fetcher {
                 self.on_partition(now, broker, tp, partition, &response.node_endpoints);
             }
         }
+    }
+
+    /// A Fetch was answered with more than there is memory for (KIP-74), and its records were not kept. It is asked for again
+    /// when there is room.
+    pub fn on_no_room(&mut self, broker: BrokerId, bytes: usize) {
+        let Some(side) = self.sides.get_mut(&broker) else { return };
+        side.fetching = false;
+        side.dirty = true;
+        // The broker believes that we have it.
+        side.session.reset();
+        side.whole = bytes;
     }
 
     /// Offsets were answered.
@@ -340,14 +368,15 @@ impl Fetcher {
 
     // ---- What to do next ----
 
-    /// The next request for a broker whose connection is ready, with up to `grant` bytes of memory for its answer. After
-    /// `Some` it is in flight until `on_fetched`, `on_offsets` or `on_failed`.
+    /// The next request for a broker whose connection is ready. `reserve` takes memory for the answer to a Fetch and says how
+    /// much; after `None` it is asked again when [`Fetcher::on_memory`] says so. After `Some` the request is in flight until
+    /// `on_fetched`, `on_no_room`, `on_offsets`, `on_epochs` or `on_failed`.
     pub fn next_call(
         &mut self,
         now: Time,
         broker: BrokerId,
         versions: &FetchVersions,
-        grant: usize,
+        reserve: impl FnMut(Want) -> Option<usize>,
     ) -> Option<FetchCall> {
         let side = self.sides.get_mut(&broker)?;
         if side.wait_until > now || !(side.dirty || side.look_again <= now) {
@@ -365,7 +394,7 @@ impl Fetcher {
         if let Some(call) = self.prove(now, broker, versions.offset_for_leader_epoch) {
             return Some(call);
         }
-        self.fetch(now, broker, versions, grant)
+        self.fetch(now, broker, versions, reserve)
     }
 
     /// What happened, oldest first.
@@ -478,6 +507,7 @@ impl Fetcher {
             look_again: Time::NEVER,
             turn: 0,
             empty: 0,
+            whole: 0,
         });
         self.touch(tp);
     }
@@ -555,7 +585,13 @@ impl Fetcher {
         }
     }
 
-    fn fetch(&mut self, now: Time, broker: BrokerId, versions: &FetchVersions, grant: usize) -> Option<FetchCall> {
+    fn fetch(
+        &mut self,
+        now: Time,
+        broker: BrokerId,
+        versions: &FetchVersions,
+        mut reserve: impl FnMut(Want) -> Option<usize>,
+    ) -> Option<FetchCall> {
         let side = self.sides.get_mut(&broker)?;
         if side.fetching {
             return None;
@@ -591,12 +627,12 @@ impl Fetcher {
         if !useful {
             return None;
         }
-        let bytes_max = grant.min(self.settings.fetch_max_bytes as usize);
-        if grant < GRANT_BYTES_MIN.min(sum).min(self.settings.fetch_max_bytes as usize) {
-            // Memory will come back and say so.
-            return None;
-        }
         let version = if all_ids { versions.fetch } else { versions.fetch_by_name }?;
+        let beside = ANSWER_BYTES + ANSWER_PARTITION_BYTES * wanted.len();
+        let bytes = sum.min(self.settings.fetch_max_bytes as usize) + beside;
+        // Without, memory will come back and say so.
+        let reserved = reserve(Want { bytes, least: bytes.min(GRANT_BYTES_MIN), whole: side.whole })?;
+        let bytes_max = reserved.saturating_sub(beside).clamp(1, self.settings.fetch_max_bytes as usize);
         if version < FETCH_LAST_EPOCH_FROM {
             wanted.values_mut().for_each(|asked| asked.last_epoch = -1);
         }
@@ -631,7 +667,7 @@ impl Fetcher {
             }
         }
         side.fetching = true;
-        Some(FetchCall::Fetch { version, request, reserve: bytes_max.min(sum) })
+        Some(FetchCall::Fetch { version, request, reserve: reserved })
     }
 
     fn name(&self, tp: Tp) -> String {

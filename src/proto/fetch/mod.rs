@@ -31,5 +31,5 @@ mod tests;
 
 pub use aborted::AbortedRanges;
 pub use chunk::{Chunk, Found, Skipped};
-pub use fetcher::{FetchCall, FetchVersions, Fetcher};
+pub use fetcher::{FetchCall, FetchVersions, Fetcher, Want};
 pub use output::Output;

@@ -28,6 +28,7 @@ use crate::wire::messages::{FetchRequest, FetchResponse, ListOffsetsRequest, Lis
 use crate::wire::{ApiKey, ErrorCode};
 
 mod epochs;
+mod pace;
 
 const ID: Uuid = Uuid([7; 16]);
 const ONE: BrokerId = BrokerId(1);
@@ -136,7 +137,7 @@ impl Bed {
     }
 
     fn call(&mut self, broker: BrokerId) -> Option<FetchCall> {
-        self.fetcher.next_call(self.now, broker, &VERSIONS, PLENTY)
+        self.fetcher.next_call(self.now, broker, &VERSIONS, |want| Some(want.bytes.min(PLENTY)))
     }
 
     fn fetch(&mut self, broker: BrokerId) -> FetchRequest {
@@ -681,114 +682,6 @@ fn d2_50_one_partition_in_trouble_and_one_dead_broker_delay_nobody_else() {
 }
 
 #[test]
-fn d2_50_no_long_poll_while_a_reader_has_yet_to_take_what_lies_there() {
-    let mut bed = Bed::new(settings_small(), &[1, 1]);
-    bed.assign(0, 1, StartAt::Offset(0));
-    bed.assign(1, 1, StartAt::Offset(0));
-    let patient = bed.fetch(ONE).max_wait_ms;
-    assert_eq!(patient, 500);
-    let big = |base| batch(Codec::None, base, 6_000, Stamp::NONE);
-    for round in 0..3 {
-        bed.answer(ONE, 5, vec![records(0, big(round * 6_000))]);
-        let request = bed.fetch(ONE);
-        if !bed.fetcher.sides_asked(ONE).contains(&tp(0)) {
-            assert!(request.max_wait_ms <= 10, "its reader may be done with it any moment: {}", request.max_wait_ms);
-        }
-    }
-    assert!(!bed.fetcher.sides_asked(ONE).contains(&tp(0)));
-    // Nothing comes and nobody reads: less and less is asked.
-    let mut waited = 0;
-    let mut requests = 0;
-    while waited < 10_000 {
-        bed.answer(ONE, 5, Vec::new());
-        waited += bed.fetch(ONE).max_wait_ms;
-        requests += 1;
-    }
-    assert!(requests < 40, "{requests} requests in ten seconds");
-    bed.fetcher.taken(tp(0), 1, 100, false);
-    bed.answer(ONE, 5, Vec::new());
-    assert!(bed.fetch(ONE).max_wait_ms <= 10, "it is being read");
-    bed.fetcher.taken(tp(0), 1, usize::MAX, false);
-    bed.answer(ONE, 5, Vec::new());
-    let request = bed.fetch(ONE);
-    assert_eq!((asked(&request), request.max_wait_ms), (vec![(0, 18_000)], patient));
-}
-
-#[test]
-fn d2_53_a_partition_nobody_takes_is_left_out_and_others_flow() {
-    let mut bed = Bed::new(settings_small(), &[1, 1]);
-    bed.assign(0, 1, StartAt::Offset(0));
-    bed.assign(1, 1, StartAt::Offset(0));
-    bed.fetch(ONE);
-    let big = |base| batch(Codec::None, base, 6_000, Stamp::NONE);
-    assert!(big(0).len() > 100 << 10);
-    let (mut slow, mut fast, mut left) = (0, 0, 0);
-    for round in 0..10 {
-        let mut answer = vec![records(1, big(round * 6_000))];
-        if !bed.fetcher.sides_asked(ONE).contains(&tp(0)) {
-            left += 1;
-        } else {
-            answer.push(records(0, big(slow * 6_000)));
-        }
-        bed.answer(ONE, 5, answer);
-        for data in bed.data() {
-            if data.tp == tp(1) {
-                fast += 1;
-                bed.fetcher.taken(tp(1), 1, data.records.len(), false);
-            } else {
-                slow += 1;
-            }
-        }
-        bed.fetch(ONE);
-    }
-    assert_eq!(fast, 10);
-    assert!((1..=4).contains(&slow) && left >= 6, "slow {slow} left out {left}");
-    // Taken at last: back in, at half.
-    bed.fetcher.taken(tp(0), 1, usize::MAX, false);
-    bed.answer(ONE, 5, Vec::new());
-    let next = bed.fetch(ONE);
-    let back = next.topics[0].partitions.iter().find(|partition| partition.partition == 0).unwrap();
-    assert_eq!((back.fetch_offset, back.partition_max_bytes), (slow * 6_000, 64 << 10));
-    // With nobody taking anything, nothing is asked for.
-    let mut bed = Bed::new(settings_small(), &[1]);
-    bed.assign(0, 1, StartAt::Offset(0));
-    bed.fetch(ONE);
-    bed.answer(ONE, 5, vec![records(0, big(0))]);
-    assert!(bed.call(ONE).is_none());
-}
-
-fn settings_small() -> Arc<ConsumerSettings> {
-    settings(|settings| {
-        settings.max_partition_fetch_bytes = 128 << 10;
-        settings.max_partition_fetch_bytes_grown = 128 << 10;
-    })
-}
-
-#[test]
-fn r09_a_request_asks_for_no_more_than_its_grant_and_waits_without_one() {
-    let mut bed = Bed::new(settings(|_| {}), &[1]);
-    bed.assign(0, 1, StartAt::Offset(0));
-    assert!(bed.fetcher.next_call(bed.now, ONE, &VERSIONS, 1_000).is_none());
-    assert!(bed.fetcher.next_call(bed.now, ONE, &VERSIONS, PLENTY).is_none(), "asked again when memory comes back");
-    bed.fetcher.on_memory();
-    match bed.fetcher.next_call(bed.now, ONE, &VERSIONS, 300_000) {
-        Some(FetchCall::Fetch { request, reserve, .. }) => {
-            assert_eq!((request.max_bytes, reserve), (300_000, 300_000));
-        }
-        other => panic!("{other:?}"),
-    }
-    // A partition that fills its answers gets more, up to its limit, if its consumer waits for them.
-    let mut base = 0;
-    for (waited, then) in [(false, 1 << 20), (true, 2 << 20), (true, 4 << 20), (true, 4 << 20)] {
-        let count = 40_000 * (1 + i64::from(then == 4 << 20) * 3);
-        bed.answer(ONE, 5, vec![records(0, batch(Codec::None, base, count, Stamp::NONE))]);
-        base += count;
-        bed.fetcher.taken(tp(0), 1, usize::MAX, waited);
-        assert_eq!(bed.fetch(ONE).topics[0].partitions[0].partition_max_bytes, then);
-    }
-}
-
-#[test]
 fn d2_54_a_recreated_topic_is_not_read_at_the_old_position() {
     let mut bed = Bed::new(settings(|_| {}), &[1]);
     bed.assign(0, 1, StartAt::Offset(5_000));
@@ -809,7 +702,7 @@ fn names_are_used_where_ids_are_not_known() {
     let mut bed_by_name = Bed::new(settings(|_| {}), &[]);
     bed_by_name.metadata(Uuid::ZERO, &[1], 2);
     bed.assign(0, 1, StartAt::Offset(0));
-    match bed.fetcher.next_call(bed.now, ONE, &FetchVersions { fetch: Some(12), ..VERSIONS }, PLENTY) {
+    match bed.fetcher.next_call(bed.now, ONE, &FetchVersions { fetch: Some(12), ..VERSIONS }, |want| Some(want.bytes)) {
         Some(FetchCall::Fetch { version: 12, request, .. }) => {
             assert_eq!((request.topics[0].topic.as_str(), request.topics[0].topic_id), ("t", Uuid::ZERO));
             use crate::wire::Message;

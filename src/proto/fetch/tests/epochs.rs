@@ -125,7 +125,7 @@ fn d2_42_a_broker_that_cannot_say_is_fetched_from_as_before() {
     let mut bed = read_to_50(1, AutoOffsetReset::None);
     bed.metadata(ID, &[2], 4);
     let old = FetchVersions { fetch: Some(11), fetch_by_name: Some(11), offset_for_leader_epoch: None, ..VERSIONS };
-    match bed.fetcher.next_call(bed.now, TWO, &old, PLENTY) {
+    match bed.fetcher.next_call(bed.now, TWO, &old, |want| Some(want.bytes)) {
         Some(FetchCall::Fetch { version: 11, request, .. }) => {
             let wanted = &request.topics[0].partitions[0];
             assert_eq!((wanted.fetch_offset, wanted.last_fetched_epoch), (50, -1));
