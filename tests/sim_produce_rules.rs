@@ -324,11 +324,9 @@ async fn lives(
 ) -> Vec<(Duration, DeliveryResult)> {
     let ended = Rc::new(RefCell::new(Vec::new()));
     for i in 0..count {
-        let (start, clock, ended) = (clock.time(), clock.clone(), Rc::clone(&ended));
+        let start = clock.time();
         let record = Record::to(topic).value("x");
         let record = if i % 2 == 0 { record.partition(0) } else { record };
-        let heard = Rc::new(Cell::new(false));
-        let _ = heard;
         let sent = producer.submit_async(record).await.unwrap();
         ended.borrow_mut().push((start, sent));
         clock.sleep(every).await;
