@@ -45,6 +45,26 @@ fn usage_errors_end_with_2_and_words_on_stderr() {
 }
 
 #[test]
+fn the_profiles_in_tuning_are_valid_and_each_key_takes_effect() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning");
+    for profile in ["throughput", "latency", "memory"] {
+        let path = folder.join(format!("{profile}.toml")).display().to_string();
+        let shown = ottla(&["--config", &path, "--json", "config", "show"], &[], b"");
+        assert_eq!(code(&shown), 0, "{profile}: {}", err(&shown));
+        let shown = json(&shown);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert!(lines.len() >= 5, "{profile}");
+        for line in lines {
+            let (key, value) = line.split_once(" = ").unwrap();
+            let (key, value) = (key.trim_matches('"'), value.trim_matches('"'));
+            assert_eq!(shown[key]["value"], value, "{profile}: {key}");
+            assert!(shown[key]["source"].as_str().unwrap().contains("toml"), "{profile}: {key}: {}", shown[key]);
+        }
+    }
+}
+
+#[test]
 fn unknown_and_ill_typed_keys_end_with_2_naming_key_value_and_source() {
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], [&'a str; 3]);
     let cases: [Case<'_>; 3] = [
