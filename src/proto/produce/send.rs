@@ -282,7 +282,7 @@ impl Produce {
             let added = std::mem::replace(&mut entry.parts, parts);
             entry.parts.extend(added);
         }
-        self.place(now, topic, settle, choose, leaders);
+        self.place(topic, settle, choose, leaders);
     }
 
     /// The topic was deleted and made again (d1-17): its log is empty, nothing sent before is in it.

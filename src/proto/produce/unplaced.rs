@@ -16,19 +16,39 @@ struct Held {
     partition: i32,
     keyed: bool,
     timestamp_ms: i64,
-    at: Time,
+    sent: Time,
+    /// When its delivery timeout is over.
+    ends: Time,
     len: u32,
     charge: u32,
+    /// Ended while it still stood behind others: only its body's place is left.
+    gone: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
     records: VecDeque<Held>,
+    /// The earliest end of any of them: producers differ in their timeouts.
+    ends_first: Time,
     /// Somebody flushed since: what is placed does not linger.
     flushed: bool,
     /// The bodies, one behind the other; the first `taken` bytes are of records that are gone.
     bodies: Vec<u8>,
     taken: usize,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        let records = VecDeque::new();
+        Self { records, ends_first: Time::NEVER, flushed: false, bodies: Vec::new(), taken: 0 }
+    }
+}
+
+impl Waiting {
+    /// Those that have not ended.
+    fn live(self) -> impl Iterator<Item = Held> {
+        self.records.into_iter().filter(|held| !held.gone)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -43,20 +63,16 @@ impl Unplaced {
 
     pub fn next_deadline(&self) -> Time {
         // Looked at rarely: topics wait here for one metadata round trip, as a rule.
-        self.topics
-            .values()
-            .filter_map(|waiting| waiting.records.front())
-            .map(|held| held.at)
-            .min()
-            .unwrap_or(Time::NEVER)
+        self.topics.values().map(|waiting| waiting.ends_first).min().unwrap_or(Time::NEVER)
     }
 }
 
 impl Produce {
-    /// Keeps a record until its topic is known. A partition of -1 is chosen then; any other one was asked for.
+    /// Keeps a record until its topic is known. A partition of -1 is chosen then; any other one was asked for. `sent`: the
+    /// delivery timeout counts from there, however long the topic is waited for.
     pub fn append_unplaced(
         &mut self,
-        now: Time,
+        sent: Time,
         producer: ProducerIx,
         tp: Tp,
         keyed: bool,
@@ -78,6 +94,8 @@ impl Produce {
         }
         edge("record: sent -> unplaced");
         let waiting = self.unplaced.topics.entry(topic).or_default();
+        let ends = sent + timeout;
+        waiting.ends_first = waiting.ends_first.min(ends);
         waiting.bodies.extend_from_slice(body);
         waiting.records.push_back(Held {
             producer,
@@ -85,9 +103,11 @@ impl Produce {
             partition,
             keyed,
             timestamp_ms,
-            at: now + timeout,
+            sent,
+            ends,
             len: body.len() as u32,
             charge: charge as u32,
+            gone: false,
         });
     }
 
@@ -105,7 +125,6 @@ impl Produce {
     /// Places what waited for a topic, in order, as soon as its partitions are known.
     pub(super) fn place(
         &mut self,
-        now: Time,
         topic: TopicIx,
         settle: &mut impl Settle,
         choose: &mut impl Placement,
@@ -121,6 +140,9 @@ impl Produce {
             let end = at + held.len as usize;
             let body = &waiting.bodies[at..end];
             at = end;
+            if held.gone {
+                continue;
+            }
             let partition = match held.partition {
                 -1 => choose.place(held.producer, topic, held.keyed, body, leaders),
                 asked => asked,
@@ -135,13 +157,13 @@ impl Produce {
             if let Some(fact) = leaders.get(partition as usize).filter(|_| self.part(ix).leader.is_none()) {
                 self.set_leader(ix, *fact, false);
             }
-            let Held { timestamp_ms, origin, charge, .. } = held;
+            let Held { timestamp_ms, origin, charge, sent, .. } = held;
             if held.partition < 0 {
                 settle.placed(tp, charge as usize);
             }
             let record = Arrival { timestamp_ms, body, origin, charge: charge as usize };
             edge("record: unplaced -> placed");
-            self.append(now, ix, &record, settle);
+            self.append(sent, ix, &record, settle);
             if flushed {
                 self.make_due(ix);
             }
@@ -163,7 +185,7 @@ impl Produce {
     /// The topic does not exist, or may not be written: what waits for it fails.
     pub fn fail_topic(&mut self, topic: TopicIx, code: ErrorCode, settle: &mut impl Settle) {
         if let Some(waiting) = self.unplaced.topics.remove(&topic) {
-            for held in waiting.records {
+            for held in waiting.live() {
                 self.refuse_held(topic, &held, Reason::Broker(code), settle);
             }
         }
@@ -184,10 +206,20 @@ impl Produce {
         let mut topics = std::mem::take(&mut self.unplaced.topics);
         for (topic, waiting) in &mut topics {
             let reason = self.topics.get(topic).map_or(Reason::NoMetadata, Topic::timeout);
-            while waiting.records.front().is_some_and(|held| held.at <= now) {
-                let Some(held) = waiting.records.pop_front() else { break };
+            if waiting.ends_first > now {
+                continue;
+            }
+            waiting.ends_first = Time::NEVER;
+            for held in waiting.records.iter_mut().filter(|held| !held.gone) {
+                if held.ends > now {
+                    waiting.ends_first = waiting.ends_first.min(held.ends);
+                    continue;
+                }
+                held.gone = true;
+                self.refuse_held(*topic, held, reason, settle);
+            }
+            while let Some(held) = waiting.records.pop_front_if(|held| held.gone) {
                 waiting.taken += held.len as usize;
-                self.refuse_held(*topic, &held, reason, settle);
             }
         }
         topics.retain(|_, waiting| !waiting.records.is_empty());
@@ -196,7 +228,7 @@ impl Produce {
 
     pub(super) fn stop_unplaced(&mut self, settle: &mut impl Settle) {
         for (topic, waiting) in std::mem::take(&mut self.unplaced.topics) {
-            for held in waiting.records {
+            for held in waiting.live() {
                 self.refuse_held(topic, &held, Reason::Closed, settle);
             }
         }

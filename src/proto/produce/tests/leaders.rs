@@ -216,6 +216,58 @@ fn r07_records_of_a_topic_that_never_appears_fail_surely_not_written() {
     assert_eq!(rig.out.settled[1..].iter().map(|(_, _, outcome)| *outcome).collect::<Vec<_>>(), [unknown; 2]);
 }
 
+/// A record of the topic, sent now by the producer, whose body says which partition [`ByKey`] gives it.
+fn send_unplaced(rig: &mut Rig, producer: ProducerIx, topic: TopicIx, ticket: u64) {
+    let origin = Origin { lane: LaneId(1), space: -1, ticket, mark: 0, tracked: true, urgent: false };
+    let record = Arrival { timestamp_ms: 5, body: &[1, 1, 0], origin, charge: 50 };
+    rig.produce.append_unplaced(rig.now, producer, Tp { topic, partition: -1 }, false, &record, &mut rig.out);
+}
+
+#[test]
+fn r07_the_delivery_timeout_counts_from_sending_however_long_the_topic_was_waited_for() {
+    let mut rig = Rig::granted(grouped());
+    let topic = rig.names.intern("late").unwrap();
+    let sent = rig.now;
+    send_unplaced(&mut rig, P, topic, 0);
+    rig.pass(ms(100_000));
+    let facts = [LeaderFact { leader: Some(B1), epoch: 0 }];
+    rig.produce.set_topic(rig.now, topic, Some((Uuid([9; 16]), &facts)), &mut rig.out, &mut ByKey);
+    // Placed, but its leader takes nothing.
+    rig.pass(ms(19_999));
+    assert_eq!(rig.out.settled, []);
+    rig.pass(ms(1));
+    assert_eq!(rig.now, sent + ms(120_000));
+    assert_eq!(rig.out.settled.len(), 1, "its time had begun again when it was placed");
+    assert!(matches!(rig.out.settled[0].2, Outcome::Failed(Reason::Timeout(_))), "{:?}", rig.out.settled);
+}
+
+#[test]
+fn r07_a_short_timeout_does_not_wait_behind_a_long_one() {
+    let mut rig = Rig::granted(grouped());
+    let hasty = ProducerIx(1);
+    let settings = ProducerSettings { delivery_timeout: ms(1_000), ..grouped() };
+    rig.produce.add_producer(hasty, std::sync::Arc::new(settings));
+    let topic = rig.names.intern("late").unwrap();
+    for (ticket, producer) in [P, hasty, P].into_iter().enumerate() {
+        send_unplaced(&mut rig, producer, topic, ticket as u64);
+    }
+    assert_eq!(rig.produce.next_deadline(), rig.now + ms(1_000));
+    rig.pass(ms(1_000));
+    let ended = |rig: &Rig| rig.out.settled.iter().map(|(_, run, _)| run.first).collect::<Vec<_>>();
+    assert_eq!(ended(&rig), [1], "the one in the middle ends in time");
+    assert_eq!(rig.produce.next_deadline(), rig.now + ms(119_000));
+    // The others are placed around its gap, each with its own bytes.
+    let facts = [LeaderFact { leader: Some(B1), epoch: 0 }];
+    rig.produce.set_topic(rig.now, topic, Some((Uuid([9; 16]), &facts)), &mut rig.out, &mut ByKey);
+    rig.produce.flush(P);
+    while let Some(sent) = rig.call(B1) {
+        rig.answer_with(&sent, |_, index, _| Rig::ok(index, 0));
+    }
+    assert_eq!(rig.out.settled.iter().map(|(_, run, _)| run.count).sum::<u32>(), 3);
+    assert_eq!(rig.out.released, 150);
+    assert!(rig.produce.is_idle());
+}
+
 #[test]
 fn r07_a_record_with_a_partition_queues_behind_those_that_wait_for_one() {
     let mut rig = Rig::granted(grouped());
