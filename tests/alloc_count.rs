@@ -3,9 +3,13 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)] // a test's helpers are tests too
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+#[path = "common/counting.rs"]
+#[allow(dead_code)]
+mod counting;
+#[path = "common/process.rs"]
+#[allow(dead_code)]
+mod process;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,73 +19,14 @@ use ottla::consumer::StartAt;
 use ottla::engine::Engine;
 use ottla::producer::{Lane, Losses, Record};
 
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: (owner, bounds, lifetime) every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promises are the ones `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promises are the ones `System` asks for.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promises are the ones `System` asks for.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are the ones `System` asks for.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 /// Whole rounds, at least a million.
 const RECORDS: u64 = 1_020_000;
 const WARM_UP: u64 = 240_000;
 const LONG: Duration = Duration::from_secs(120);
 
-/// `ottla broker` beside us; it ends with our end of its standard input.
-struct OtherProcess(Child, String);
-
-impl OtherProcess {
-    fn start() -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ottla"))
-            .args(["broker", "--listen", "127.0.0.1:0", "--json", "--exit-with-stdin", "--validate", "header"])
-            .args(["--topic", "t:1"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let bootstrap = ready["bootstrap"].as_str().unwrap().to_owned();
-        Self(child, bootstrap)
-    }
-}
-
-impl Drop for OtherProcess {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Allocations in millionths of a record.
+/// At most one allocation per thousand records.
 fn counted(what: &str, records: u64, work: impl FnOnce()) {
-    let before = ALLOCATIONS.load(Ordering::SeqCst);
-    work();
-    let count = ALLOCATIONS.load(Ordering::SeqCst) - before;
+    let ((), count) = counting::allocations(work);
     println!("{what}: {count} allocations for {records} records");
     assert!(count * 1_000 <= records, "{what}: {count} allocations for {records} records");
 }
@@ -141,8 +86,8 @@ const VALUE: &str = "{\"temperature\":21.5,\"status\":\"ok\",\"place\":\"a room 
 // One test, so that nothing else allocates meanwhile.
 #[test]
 fn a_million_records_allocate_at_most_a_thousand_times_each_way() {
-    let broker = OtherProcess::start();
-    let engine = Engine::builder().bootstrap([broker.1.as_str()]).cores(Cores::count(1)).build().unwrap();
+    let (_broker, bootstrap) = process::broker(&["--validate", "header", "--topic", "t:1"]);
+    let engine = Engine::builder().bootstrap([bootstrap]).cores(Cores::count(1)).build().unwrap();
     // The bench's linger. A batch costs about ten allocations (its pieces, its answer) however many records are in it, and in
     // this unoptimised profile five milliseconds don't fill one.
     let linger = Duration::from_millis(100);

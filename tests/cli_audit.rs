@@ -2,22 +2,16 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/process.rs"]
+#[allow(dead_code)]
+mod process;
+
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-
-/// A program that is killed when the test is over.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn ottla(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
@@ -32,15 +26,6 @@ fn run(args: &[&str]) -> (i32, Value, String) {
     let Output { status, stdout, stderr } = ottla(args).output().unwrap();
     let said = String::from_utf8(stderr).unwrap();
     (status.code().unwrap(), serde_json::from_slice(&stdout).unwrap_or(Value::Null), said)
-}
-
-fn broker() -> (Running, String) {
-    let mut command = ottla(&["broker", "--listen", "127.0.0.1:0", "--json", "--exit-with-stdin"]);
-    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let ready: Value = serde_json::from_str(&line).unwrap();
-    (Running(child), ready["bootstrap"].as_str().unwrap().to_owned())
 }
 
 /// A directory of this test's own, removed at its end.
@@ -80,7 +65,7 @@ fn parsed(lines: &[String]) -> Vec<Value> {
 
 #[test]
 fn what_was_produced_is_consumed_and_every_promise_is_kept() {
-    let (_broker, bootstrap) = broker();
+    let (_broker, bootstrap) = process::broker(&[]);
     let folder = Folder::new("kept");
     let (produced, consumed) = (folder.file("produced"), folder.file("consumed"));
     for (mode, run_name) in [("idempotent", "a"), ("atleast", "b")] {
@@ -337,7 +322,7 @@ fn somebody_elses_dump_is_judged_by_its_values() {
 
 #[test]
 fn with_no_broker_left_every_record_has_its_outcome_by_its_deadline() {
-    let (broker, bootstrap) = broker();
+    let (broker, bootstrap) = process::broker(&[]);
     let folder = Folder::new("gone");
     let produced = folder.file("produced");
     let mut sender = ottla(&[

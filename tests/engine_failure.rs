@@ -4,6 +4,9 @@
 #![cfg(feature = "testkit")]
 #![allow(clippy::unwrap_used)] // a test's helpers are tests too
 
+#[path = "common/panics.rs"]
+mod panics;
+
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -22,6 +25,7 @@ use ottla::mesh::command::Partitioner;
 use ottla::producer::{DeliveryError, FlushError, Losses, Reason, Record, RejectReason};
 use ottla::testkit::broker::{Broker, Reaction, Rule, TopicSpec};
 use ottla::wire::ApiKey;
+use panics::Panics;
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -44,15 +48,6 @@ fn engine_threads() -> Vec<String> {
     names
 }
 
-/// A joined thread leaves `/proc` a moment after it was joined.
-fn await_no_engine_threads() {
-    let start = Instant::now();
-    while !engine_threads().is_empty() {
-        assert!(start.elapsed() < LONG, "{:?}", engine_threads());
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 /// All of this process' engines are gone. Dropped ones end by themselves, and a thread that was joined may be listed for a
 /// moment longer.
 fn no_engine_threads() {
@@ -70,15 +65,6 @@ fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> mpsc:
     outcome
 }
 
-#[derive(Debug)]
-struct Panics;
-
-impl Partitioner for Panics {
-    fn partition(&self, _: &str, _: Option<&[u8]>, _: Option<&[u8]>, _: i32) -> i32 {
-        panic!("a user's partitioner that panics");
-    }
-}
-
 #[test]
 fn p_02_threads_are_shards_and_control_however_many_brokers() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,7 +79,7 @@ fn p_02_threads_are_shards_and_control_however_many_brokers() {
     assert_eq!(engine_threads(), ["ottla-control", "ottla-shard-0", "ottla-shard-1"]);
     assert!(broker.counters().connections_open >= 20, "every broker is connected");
     engine.close(LONG).unwrap();
-    await_no_engine_threads();
+    no_engine_threads();
 }
 
 #[test]
@@ -149,7 +135,7 @@ fn a_panic_on_control_fails_its_engine_and_wakes_everybody() {
         Err(CloseError::Failed(why)) => assert!(why.contains("waker that panics"), "{why}"),
         other => panic!("{other:?}"),
     }
-    await_no_engine_threads();
+    no_engine_threads();
 }
 
 /// A record for a topic that the broker does not have yet, with a partitioner that panics on the shard once it does.

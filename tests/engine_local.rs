@@ -3,6 +3,9 @@
 #![cfg(feature = "testkit")]
 #![allow(clippy::unwrap_used)] // a test's helpers are tests too
 
+#[path = "common/panics.rs"]
+mod panics;
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,9 +16,9 @@ use std::time::{Duration, Instant};
 use ottla::config::{BackendSetting, Compression, EngineSettings};
 use ottla::consumer::{Consumer, StartAt};
 use ottla::engine::{CloseError, LocalEngine};
-use ottla::mesh::command::Partitioner;
 use ottla::producer::{DeliveryError, FlushError, Losses, Reason, Record, RejectReason};
 use ottla::testkit::broker::{Broker, Reaction, Rule};
+use panics::Panics;
 
 const LONG: Duration = Duration::from_secs(60);
 const NO_LOSSES: Losses = Losses { failed: 0, unknown: 0 };
@@ -224,15 +227,6 @@ fn dropping_everything_without_close_ends_records_and_connections() {
         producer.submit(Record::to("t").partition(0).value("still there")).unwrap().wait().unwrap();
         drop(producer);
         assert!(broker.wait_until(LONG, |core| core.counters().connections_open == 0));
-    }
-}
-
-#[derive(Debug)]
-struct Panics;
-
-impl Partitioner for Panics {
-    fn partition(&self, _: &str, _: Option<&[u8]>, _: Option<&[u8]>, _: i32) -> i32 {
-        panic!("a user's partitioner that panics");
     }
 }
 

@@ -5,9 +5,9 @@
 #![allow(clippy::unwrap_used)] // a test's helpers are tests too
 
 mod broker_support;
+#[path = "common/process.rs"]
+mod process;
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use broker_support::{Client, PATIENCE};
@@ -16,27 +16,12 @@ use ottla::batch::{Append, BatchBuilder, BatchSettings, Codec, Codecs, Stamp, en
 use ottla::config::EngineSettings;
 use ottla::consumer::StartAt;
 use ottla::engine::Engine;
+use process::memory;
 
 const PARTITIONS: i32 = 1_000;
 const FETCH_MEMORY: usize = 64 << 20;
 /// Raw bytes of a batch; a tenth of it on the wire.
 const RAW_BYTES: usize = 1 << 20;
-
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A line of /proc/self/status, in bytes.
-fn memory(line: &str) -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let found = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
-    found.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
-}
 
 /// About ten to one: every value is a tenth noise, the rest the same each time.
 fn batch() -> (Vec<u8>, usize) {
@@ -61,18 +46,7 @@ fn batch() -> (Vec<u8>, usize) {
 
 #[test]
 fn r09_a_sleeping_application_with_a_thousand_compressible_partitions_holds_no_more_than_fetch_memory() {
-    let mut server = Command::new(env!("CARGO_BIN_EXE_ottla"))
-        .args(["broker", "--listen", "127.0.0.1:0", "--exit-with-stdin", "--json", "--topic"])
-        .arg(format!("wide:{PARTITIONS}"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map(Server)
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let told: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let bootstrap = told["bootstrap"].as_str().unwrap().to_owned();
+    let (_broker, bootstrap) = process::broker(&["--topic", &format!("wide:{PARTITIONS}")]);
     let (bytes, raw) = batch();
     let ratio = raw as f64 / bytes.len() as f64;
     assert!((8.0..13.0).contains(&ratio), "{ratio}");
@@ -97,7 +71,7 @@ fn r09_a_sleeping_application_with_a_thousand_compressible_partitions_holds_no_m
     }
     drop((bytes, client));
     let idle = memory("VmRSS");
-    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    process::forget_peak_memory();
     consumer.assign(all(StartAt::Earliest)).unwrap();
     // It takes one batch, and sleeps with it in its hands.
     let held = consumer.next(PATIENCE).unwrap().unwrap();

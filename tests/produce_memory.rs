@@ -4,8 +4,10 @@
 #![cfg(all(feature = "cli", target_os = "linux"))]
 #![allow(clippy::unwrap_used)] // a test's helpers are tests too
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+#[path = "common/process.rs"]
+mod process;
+
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
@@ -13,45 +15,16 @@ use std::time::Duration;
 use ottla::config::EngineSettings;
 use ottla::engine::Engine;
 use ottla::producer::{Losses, Record, RejectReason};
+use process::memory;
 
 const BUDGET: usize = 32 << 20;
 const LANES: usize = 8;
 const PARTITIONS: i32 = 16;
 const LONG: Duration = Duration::from_secs(120);
 
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn broker() -> (Running, String) {
-    let topic = format!("t:{PARTITIONS}");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ottla"))
-        .args(["broker", "--listen", "127.0.0.1:0", "--json", "--exit-with-stdin", "--topic", &topic])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
-    (Running(child), ready["bootstrap"].as_str().unwrap().to_owned())
-}
-
-/// `VmRSS` or `VmHWM` of this process, in bytes.
-fn memory(field: &str) -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
-}
-
 #[test]
 fn r08_a_black_hole_costs_the_budget_and_a_tenth_and_every_record_has_one_outcome() {
-    let (broker, bootstrap) = broker();
+    let (broker, bootstrap) = process::broker(&["--topic", &format!("t:{PARTITIONS}")]);
     let settings =
         EngineSettings { bootstrap_servers: vec![bootstrap], buffer_memory: BUDGET, ..EngineSettings::default() };
     let engine = Engine::builder().settings(settings).build().unwrap();
@@ -101,7 +74,7 @@ fn r08_a_black_hole_costs_the_budget_and_a_tenth_and_every_record_has_one_outcom
     let pid = broker.0.id().to_string();
     assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
     // The mark of the highest RSS starts anew here.
-    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    process::forget_peak_memory();
     let idle = memory("VmRSS:");
     go.wait();
     let (mut taken, mut lost) = (0, 0);

@@ -7,13 +7,16 @@
 // The whole file is a test; clippy only knows that of functions marked so.
 #![allow(clippy::unwrap_used)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "common/counting.rs"]
+#[allow(dead_code)]
+mod counting;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Read;
 
 use bytes::Bytes;
+use counting::peak_bytes;
 use ottla::base::ids::Uuid;
 use ottla::wire::any::{self, AnyError, Which};
 use ottla::wire::json::{Records, base64};
@@ -309,7 +312,7 @@ fn every_truncation_is_an_error() {
 fn the_hot_paths_allocate_nothing() {
     let (mut partitions, mut versions) = (0, BTreeSet::new());
     for line in golden().iter().filter(|line| line.name == "FetchResponse") {
-        let peak = peak_bytes(|| {
+        let (_, peak) = peak_bytes(|| {
             let mut view = FetchView::new(line.version, &line.bytes).unwrap();
             while let Some(partition) = view.next().unwrap() {
                 partitions += 1;
@@ -334,7 +337,7 @@ fn the_hot_paths_allocate_nothing() {
             timeout_ms: 1,
             topics: 3,
         };
-        let peak = peak_bytes(|| {
+        let (_, peak) = peak_bytes(|| {
             let mut pieces = ProducePieces::begin(&head, &mut out).unwrap();
             for _ in 0..3 {
                 let topic = if version >= 13 { TopicRef::Id(Uuid([7; 16])) } else { TopicRef::Name("topic") };
@@ -357,7 +360,7 @@ fn a_plausible_count_reserves_no_more_than_the_input() {
     let mut input = vec![0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x20, 0];
     input.resize(100_000, 0xff);
     let which = Which::Response(ApiKey::Metadata as i16);
-    let peak = peak_bytes(|| assert!(any::check(&which, 1, &input).is_err()));
+    let (_, peak) = peak_bytes(|| assert!(any::check(&which, 1, &input).is_err()));
     println!("golden: {peak} bytes reserved for 8192 announced elements in {} bytes", input.len());
     assert!(peak > 50_000, "the count was refused, so this shows nothing");
     assert!(peak <= input.len() + 1024);
@@ -387,7 +390,7 @@ fn changed_lengths_never_panic_and_never_reserve_more_than_the_input_justifies()
             for length in LENGTHS {
                 let end = line.bytes.len().min(at + length.len());
                 changed[at..end].copy_from_slice(&length[..end - at]);
-                let peak = peak_bytes(|| {
+                let (_, peak) = peak_bytes(|| {
                     // Whether it is an error depends on what the byte was.
                     let _ = any::check(&line.which, line.version, &changed);
                 });
@@ -406,39 +409,3 @@ fn changed_lengths_never_panic_and_never_reserve_more_than_the_input_justifies()
 fn allowed(input: usize) -> usize {
     1024 + 160 * input
 }
-
-/// The system's allocator, counting what this thread holds.
-struct Counting;
-
-thread_local! {
-    static HELD: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
-}
-
-fn peak_bytes(work: impl FnOnce()) -> usize {
-    let before = HELD.get().0;
-    HELD.set((before, before));
-    work();
-    HELD.get().1 - before
-}
-
-// SAFETY: (owner) every call goes to `System` unchanged, so its guarantees are ours; (bounds, lifetime) the counters are
-// plain numbers of the calling thread and touch no allocated memory.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = HELD.try_with(|held| {
-            let now = held.get().0.wrapping_add(layout.size());
-            held.set((now, held.get().1.max(now)));
-        });
-        // SAFETY: as above; the caller's promises about `layout` are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        let _ = HELD.try_with(|held| held.set((held.get().0.wrapping_sub(layout.size()), held.get().1)));
-        // SAFETY: as above; `memory` came from `System` with this layout.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;

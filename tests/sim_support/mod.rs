@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
@@ -357,10 +358,54 @@ impl Bed {
     }
 }
 
-/// Prints the table and demands that each of `expected` occurred.
-pub fn demand(all: &BTreeMap<String, u64>, expected: &[&str]) {
+/// What goes wrong in every torment, whoever is tormented.
+pub const EVERYDAY: &[&str] = &[
+    "weather: leaders moved",
+    "weather: nodes stopped",
+    "weather: nodes refusing",
+    "weather: connections reset",
+    "weather: connections refused",
+    "weather: hosts held",
+    "weather: writes fragmented",
+    "weather: parties stalled",
+    "weather: pushes seen late",
+    "weather: wakes that came twice",
+    "broker: drop-before",
+    "broker: drop-after",
+    "broker: error",
+    "broker: delay",
+    "broker: delay-answer",
+    "broker: throttle",
+    "broker: truncate",
+    "broker: wrong-correlation",
+    "broker: black-hole",
+    "engine: links lost",
+    "error: NOT_LEADER_OR_FOLLOWER",
+    "error: UNKNOWN_TOPIC_OR_PARTITION",
+    "edge: connection: connecting -> closed",
+    "edge: connection: negotiating -> ready",
+    "edge: connection: ready -> closed",
+    "edge: connection: ready -> draining",
+    "edge: connection: draining -> closed",
+];
+
+/// Prints the table and demands that everything in `expected` occurred.
+pub fn demand(all: &BTreeMap<String, u64>, expected: &[&[&str]]) {
     let table: Vec<String> = all.iter().map(|(what, count)| format!("{count:>9}  {what}")).collect();
     println!("{}", table.join("\n"));
-    let missing: Vec<_> = expected.iter().filter(|what| all.get(**what).is_none_or(|count| *count == 0)).collect();
+    let expected = expected.iter().copied().flatten();
+    let missing: Vec<_> = expected.filter(|what| all.get(**what).is_none_or(|count| *count == 0)).collect();
     assert!(missing.is_empty(), "never occurred: {missing:?}");
+}
+
+/// Runs each seed twice, the second time on another thread, so that nothing of a thread's own plays a part; both runs
+/// come to the same.
+pub fn same_again<T: PartialEq + Debug + Send + 'static>(
+    seeds: impl IntoIterator<Item = u64>,
+    run: impl Fn(u64) -> T + Copy + Send + 'static,
+) {
+    for seed in seeds {
+        let again = std::thread::spawn(move || run(seed)).join().unwrap();
+        assert_eq!(run(seed), again, "seed {seed}");
+    }
 }
