@@ -382,3 +382,60 @@ fn d2_52_an_idle_long_poll_does_not_delay_producing_to_the_same_broker() {
     assert!(with < 2 * alone, "p99 {with:?} beside a long poll, {alone:?} alone");
     assert_eq!(*heard.borrow(), 0);
 }
+
+/// Somebody needs what a link of this role is for, all the time, and asks beside it for what the broker does answer.
+fn keep_asking(bed: &mut Bed, purpose: ApiKey) {
+    let clock = bed.world.clock();
+    match purpose {
+        ApiKey::Fetch => {
+            let mut consumer = bed.engine.consumer().assign([("t", 0, StartAt::Earliest)]).build().unwrap();
+            bed.world.spawn_task("consumer", async move {
+                loop {
+                    clock.sleep(Duration::from_millis(20)).await;
+                    // Asks for offsets, on the same link.
+                    consumer.seek("t", 0, StartAt::Earliest).unwrap();
+                }
+            });
+        }
+        _ => {
+            // Each is a job of its own at control.
+            let producers: Vec<Producer> = (0..20).map(|_| bed.engine.producer().build().unwrap()).collect();
+            bed.world.spawn_task("producers", async move {
+                loop {
+                    for producer in &producers {
+                        send(producer, 0, "v").await;
+                    }
+                    clock.sleep(SECOND).await;
+                }
+            });
+        }
+    }
+}
+
+/// A broker that shakes hands, answers what is asked beside it, and cuts the connection at each call that the link is for.
+/// No role of link tries it more than 20 times in a second; each does less and less often, down to about two, with a wait
+/// of at most a second.
+#[test]
+fn d4_85_a_link_whose_purpose_is_never_answered_is_tried_less_and_less_often() {
+    for purpose in [ApiKey::Produce, ApiKey::Fetch, ApiKey::InitProducerId] {
+        for cut in [Reaction::DropBefore, Reaction::DropAfter, Reaction::WrongCorrelation] {
+            let mut bed = Bed::new(World::calm(19), 1, 1, &[("t", 1)], EngineSettings::default());
+            let node = bed.broker.address(0).unwrap();
+            bed.broker.with(|core| core.faults.add(Rule::new(cut.clone()).api(purpose)));
+            keep_asking(&mut bed, purpose);
+            let tries = |bed: &Bed| match purpose {
+                ApiKey::InitProducerId => bed.world.net().attempts(node),
+                _ => bed.engine.stats().connects,
+            };
+            let (mut before, mut each_second) = (0, Vec::new());
+            for _ in 0..60 {
+                bed.pass(SECOND);
+                each_second.push(tries(&bed) - before);
+                before = tries(&bed);
+            }
+            assert!(each_second.iter().all(|tries| *tries <= 20), "{purpose:?}, {cut:?}: {each_second:?}");
+            let late: u64 = each_second[30..].iter().sum();
+            assert!((10..=120).contains(&late), "{purpose:?}, {cut:?}: {late} tries in 30 s: {each_second:?}");
+        }
+    }
+}

@@ -33,6 +33,8 @@ pub(super) struct Link {
     backing_off: bool,
     /// Asked to close the socket already.
     closing: bool,
+    /// Since when the socket was connected, or the last one.
+    connected_at: Time,
     /// Why its last connection ended, in words.
     last_words: String,
     /// Somebody was told that it cannot be had, since it last served a call.
@@ -60,6 +62,7 @@ impl Link {
             failures: 0,
             backing_off: false,
             closing: false,
+            connected_at: Time::ZERO,
             last_words: String::new(),
             warned: false,
             spare: Vec::new(),
@@ -168,6 +171,7 @@ impl Link {
 
     /// The socket is connected.
     pub fn on_connected(&mut self, now: Time) {
+        self.connected_at = now;
         self.connect.on_connected();
         self.connection.on_connected(now);
     }
@@ -187,7 +191,9 @@ impl Link {
     pub fn on_gone(&mut self, now: Time, cause: &Cause, rng: &mut Rng) -> bool {
         self.sock = None;
         self.closing = false;
-        let worked = self.connection.has_answered();
+        // Calls of many kinds go this way. A broker that answers some of them and cuts at others at once does not work.
+        let lasted = now.since(self.connected_at) >= self.connect.backoff_max();
+        let worked = self.connection.has_answered() && lasted;
         if worked {
             self.connect.forget_failures();
             self.warned = false;

@@ -123,6 +123,11 @@ impl Connect {
         &self.host
     }
 
+    /// The longest wait between two rounds.
+    pub fn backoff_max(&self) -> Duration {
+        self.settings.backoff.max
+    }
+
     /// Somebody wants the connection. Nothing changes when it is wanted already.
     pub fn start(&mut self) {
         if self.phase == Phase::Idle {

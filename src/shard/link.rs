@@ -36,9 +36,12 @@ pub(super) struct Link {
     closing: bool,
     /// The last lookup was asked of control and not answered yet.
     resolving: bool,
+    /// What the link is for was answered on this socket, or the last one. Lookups beside it don't count: a broker that answers
+    /// those and cuts every Fetch is to be tried less and less often.
+    served: bool,
     /// Why its last connection ended, in words.
     last_words: String,
-    /// Somebody was told that it cannot be had, since it last served a call.
+    /// Somebody was told that it cannot be had, since it last served.
     warned: bool,
     /// Pieces' vector given back by the backend.
     spare: Vec<Piece>,
@@ -71,6 +74,7 @@ impl Link {
             connect: Connect::new(host, connect),
             closing: false,
             resolving: false,
+            served: false,
             last_words: String::new(),
             warned: false,
             spare: Vec::new(),
@@ -127,6 +131,7 @@ impl Link {
                     Ok(sock) => {
                         self.sock = Some(sock);
                         self.closing = false;
+                        self.served = false;
                         self.connection.connect_within(now, self.connect.try_time());
                         return Need::Nothing;
                     }
@@ -142,7 +147,7 @@ impl Link {
         if self.connect.failure().is_none() {
             return Need::Nothing;
         }
-        if !self.connection.has_answered() {
+        if !self.served {
             self.warn();
         }
         Need::Failed
@@ -186,21 +191,29 @@ impl Link {
         self.connect.on_ready();
     }
 
+    /// A call that it is for was answered.
+    pub fn on_served(&mut self) {
+        self.served = true;
+    }
+
     /// Its socket is gone. True when that is a failure, not our own wish or a broker's that closed what was idle.
     pub fn on_gone(&mut self, now: Time, cause: &Cause, rng: &mut Rng) -> bool {
         self.sock = None;
         self.closing = false;
-        if self.connection.has_answered() {
+        if self.served {
             self.connect.forget_failures();
             self.warned = false;
         }
-        if !cause.is_failure() {
-            self.connect.stop();
-            return false;
+        match cause {
+            // Nobody's failure, but no reason to come back at once either.
+            Cause::IdleByPeer if !self.served => self.connect.on_closed(now, cause.io_kind(), rng),
+            cause if !cause.is_failure() => self.connect.stop(),
+            cause => {
+                self.last_words = cause.to_string();
+                self.connect.on_closed(now, cause.io_kind(), rng);
+            }
         }
-        self.last_words = cause.to_string();
-        self.connect.on_closed(now, cause.io_kind(), rng);
-        true
+        cause.is_failure()
     }
 
     /// The vector of a chain came back.

@@ -720,6 +720,7 @@ impl<C: Clock> Core<C> {
         let mut sink = LinkSink {
             now,
             ready: false,
+            served: false,
             role: link.role,
             broker: link.broker,
             fetch: &mut self.fetch,
@@ -728,8 +729,12 @@ impl<C: Clock> Core<C> {
             settled: &mut self.settled,
         };
         act(now, link, &mut sink, &mut self.rng);
-        if sink.ready {
+        let LinkSink { ready, served, .. } = sink;
+        if ready {
             link.on_ready();
+        }
+        if served {
+            link.on_served();
         }
     }
 }
@@ -772,6 +777,8 @@ impl<C: Clock> Events for Core<C> {
 struct LinkSink<'a> {
     now: Time,
     ready: bool,
+    /// What the link is for was answered.
+    served: bool,
     role: Role,
     broker: BrokerId,
     fetch: &'a mut FetchLanes,
@@ -796,6 +803,7 @@ impl Sink for LinkSink<'_> {
         let call = call_of(reply.tag);
         match ProduceResponse::decode(reply.version, &mut Reader::new(reply.body)) {
             Ok(answer) => {
+                self.served = true;
                 self.produce.on_answer(self.now, call, &answer, self.topics, self.settled);
                 Then::Throttle(answer.throttle_time_ms)
             }
@@ -809,7 +817,9 @@ impl Sink for LinkSink<'_> {
 
     fn reply_part(&mut self, part: ReplyPart<'_>) -> Then {
         if let Role::Fetch(consumer) = self.role {
-            return self.fetch.on_part(self.now, consumer, self.broker, &part);
+            let then = self.fetch.on_part(self.now, consumer, self.broker, &part);
+            self.served |= part.is_last() && !matches!(then, Then::Kill(_));
+            return then;
         }
         // Produce replies come whole.
         self.produce.on_lost(self.now, call_of(part.tag), true, self.settled);
