@@ -6,21 +6,29 @@
 //!    every peer sends     (order turns per round) ─► peer program ├────────►│ real Kafka  │──► counts by a foreign reader
 //!    every peer reads one and the same topic      ─► peer program │◄────────┤             │
 //!                                                  └──────┬───────┘         └─────────────┘
-//!                                            one JSON object per phase ──► median, span, ratio ──► table or JSON
+//!    (each with a short run and a long one)                │
+//!                                            one JSON object per phase ──► slope, median, ratio ──► table, JSON, page
 //! ```
 //! Peers are programs of their own (`bench-harness/peers`, and `ottla bench`), so this crate compiles neither the engine
 //! nor anybody's client. What it never does: average over runs, compare figures of different runs, or leave a process.
 
 mod broker;
 mod counts;
+mod expected;
 mod fault;
+mod html;
 mod machine;
 mod peer;
 mod report;
 mod run;
+mod sample;
 mod scenario;
 mod stats;
+mod sums;
+mod table;
+mod workload;
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -38,7 +46,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run scenarios over peers and report.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Name the scenarios and peers there are.
     List,
 }
@@ -55,9 +63,15 @@ pub struct RunArgs {
     /// Rounds; every peer runs once in each.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
-    /// Records per run.
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub messages: u64,
+    /// Records of a short run and of a long one, of which CPU per record is the slope; or of one plain run.
+    #[arg(
+        long,
+        value_name = "SHORT,LONG",
+        value_delimiter = ',',
+        default_value = "2000000,12000000",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub messages: Vec<u64>,
     /// Records sent and read before the first round, so that the broker's code is compiled and its pages are there.
     #[arg(long, default_value_t = 1_000_000)]
     pub warm_up: u64,
@@ -76,15 +90,27 @@ pub struct RunArgs {
     /// Peer whose records all consumers read; franz-go where it takes part, else the first peer.
     #[arg(long, value_name = "PEER")]
     pub read_from: Option<String>,
-    /// Leave processes where the kernel puts them, instead of clients on one core and the broker on another.
+    /// Also what is of one peer only and compares nobody (see `list`).
+    #[arg(long)]
+    pub aside: bool,
+    /// Why a peer is more than 15 % off the ratio to franz-go that others measured; without it such a run fails.
+    #[arg(long, value_name = "PEER=REASON", value_parser = reason)]
+    pub accept: Vec<(String, String)>,
+    /// Clients on one core, the broker on another: the default.
+    #[arg(long, conflicts_with = "no_pin")]
+    pub pin: bool,
+    /// Leave processes where the kernel puts them.
     #[arg(long)]
     pub no_pin: bool,
     /// Stop a peer that has not finished a phase after this many seconds.
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout_seconds: u64,
-    /// Print one JSON object instead of a table.
-    #[arg(long)]
-    pub json: bool,
+    /// Write one JSON object to a file, or to standard output instead of the table.
+    #[arg(long, value_name = "FILE|-", num_args = 0..=1, default_missing_value = "-")]
+    pub json: Option<String>,
+    /// Write a page with plots: one HTML file that needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// No progress on standard error.
     #[arg(short, long)]
     pub quiet: bool,
@@ -101,7 +127,7 @@ pub enum BrokerKind {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Run(args) => run::run(&args).and_then(|report| report.print(args.json)),
+        Command::Run(args) => run::run(&args).and_then(|report| tell(&args, &report)),
         Command::List => list(),
     };
     match done {
@@ -111,6 +137,28 @@ fn main() -> ExitCode {
             ExitCode::from(fault.code())
         }
     }
+}
+
+/// Reads `PEER=REASON`.
+fn reason(text: &str) -> Result<(String, String), String> {
+    let found = text.split_once('=').filter(|(peer, reason)| !peer.is_empty() && !reason.trim().is_empty());
+    found.map(|(peer, reason)| (peer.to_owned(), reason.to_owned())).ok_or_else(|| "expected PEER=REASON".to_owned())
+}
+
+/// Writes what was asked for, also of a run that then fails for a peer's ratio.
+fn tell(args: &RunArgs, report: &report::Report) -> Result<(), Fault> {
+    if let Some(path) = &args.html {
+        fs::write(path, report.html()).map_err(Fault::failed(path.display()))?;
+    }
+    match args.json.as_deref() {
+        Some("-") => report::to_stdout(&format!("{}\n", report.json()))?,
+        Some(path) => {
+            fs::write(path, format!("{:#}\n", report.json())).map_err(Fault::failed(path))?;
+            report::to_stdout(&report.text())?;
+        }
+        None => report::to_stdout(&report.text())?,
+    }
+    report.check_ratios()
 }
 
 fn list() -> Result<(), Fault> {

@@ -37,6 +37,18 @@ pub struct Step {
     pub variant: &'static str,
     /// Arguments of that variant.
     args: &'static [&'static str],
+    /// Left out unless it is asked for: it tells something about one peer and compares nobody.
+    pub aside: bool,
+}
+
+impl Step {
+    const fn new(phase: Phase, variant: &'static str, args: &'static [&'static str]) -> Self {
+        Self { phase, variant, args, aside: false }
+    }
+
+    const fn aside(phase: Phase, variant: &'static str, args: &'static [&'static str]) -> Self {
+        Self { phase, variant, args, aside: true }
+    }
 }
 
 /// A client program.
@@ -51,12 +63,17 @@ pub struct Peer {
     pub steps: &'static [Step],
 }
 
+/// How a program is built, and what words it wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Ottla,
-    Go,
     /// A program of this crate that talks to nobody.
     Floor,
+    /// `bench-harness/peers/NAME`, built by these words; `OUT` is where the program belongs, and all take the same words.
+    Foreign {
+        build: &'static [&'static str],
+        needs: &'static str,
+    },
 }
 
 /// The peer that ratios are to.
@@ -64,38 +81,41 @@ pub const REFERENCE: &str = "franz-go";
 /// The peer that does only what cannot be left out.
 pub const FLOOR: &str = "floor";
 
+const GO: Kind =
+    Kind::Foreign { build: &["go", "build", "-mod=readonly", "-ldflags", "-s -w", "-o", "OUT", "."], needs: "Go 1.26" };
+
 /// Every peer.
 pub const ALL: &[Peer] = &[
     Peer {
         name: "ottla",
-        what: "this project, as `ottla bench`: threaded, in a LocalEngine, and reading with every record made again",
+        what: "this project, as `ottla bench`: threaded and in a LocalEngine; aside: every record read made again",
         kind: Kind::Ottla,
         steps: &[
-            Step { phase: Phase::Produce, variant: "", args: &[] },
-            Step { phase: Phase::Produce, variant: "LocalEngine", args: &["--local"] },
-            Step { phase: Phase::Consume, variant: "", args: &["--verify", "sum"] },
-            Step { phase: Phase::Consume, variant: "LocalEngine", args: &["--local", "--verify", "sum"] },
-            Step { phase: Phase::Consume, variant: "all compared", args: &["--verify", "full"] },
+            Step::new(Phase::Produce, "", &[]),
+            Step::new(Phase::Produce, "LocalEngine", &["--local"]),
+            Step::new(Phase::Consume, "", &["--verify", "sum"]),
+            Step::new(Phase::Consume, "LocalEngine", &["--local", "--verify", "sum"]),
+            Step::aside(Phase::Consume, "all compared", &["--verify", "full"]),
         ],
     },
     Peer {
         name: REFERENCE,
         what: "franz-go 1.22.2; reads also with its pools",
-        kind: Kind::Go,
+        kind: GO,
         steps: &[
-            Step { phase: Phase::Produce, variant: "", args: &[] },
-            Step { phase: Phase::Consume, variant: "", args: &[] },
-            Step { phase: Phase::Consume, variant: "pooled", args: &["-pooled"] },
+            Step::new(Phase::Produce, "", &[]),
+            Step::new(Phase::Consume, "", &[]),
+            Step::new(Phase::Consume, "pooled", &["-pooled"]),
         ],
     },
     Peer {
         name: FLOOR,
-        what: "no client: generate, encode, lz4, CRC and back, in memory; also with all of a batch compressed at sealing",
+        what: "no client: generate, encode, lz4, CRC and back, in memory; aside: all of a batch compressed at sealing",
         kind: Kind::Floor,
         steps: &[
-            Step { phase: Phase::Produce, variant: "", args: &[] },
-            Step { phase: Phase::Produce, variant: "lz4 at sealing", args: &["--at-seal"] },
-            Step { phase: Phase::Consume, variant: "", args: &[] },
+            Step::new(Phase::Produce, "", &[]),
+            Step::aside(Phase::Produce, "lz4 at sealing", &["--at-seal"]),
+            Step::new(Phase::Consume, "", &[]),
         ],
     },
 ];
@@ -129,20 +149,21 @@ pub struct Job<'a> {
 }
 
 impl Peer {
-    /// Builds the program. Cargo and Go both do nothing where nothing changed.
+    /// Builds the program. The builders do nothing where nothing changed.
     pub fn build(&self, root: &Path, ottla: Option<&Path>) -> Result<PathBuf, Fault> {
         match (self.kind, ottla) {
             (Kind::Ottla, Some(path)) if path.is_file() => Ok(path.to_path_buf()),
             (Kind::Ottla, Some(path)) => Err(Fault::Usage(format!("--ottla {}: no such program", path.display()))),
             (Kind::Ottla, None) => cargo(root, "ottla", &["--features", "cli"]),
             (Kind::Floor, _) => cargo(root, FLOOR, &["-p", "bench-harness"]),
-            (Kind::Go, _) => {
-                let program = root.join("target/bench-harness").join(self.name);
-                let mut command = Command::new("go");
-                command.args(["build", "-mod=readonly", "-ldflags", "-s -w", "-o"]).arg(&program).arg(".");
-                let source = root.join("bench-harness/peers").join(self.name);
-                built(command.current_dir(source), self.name, "Go 1.26 is needed, or leave the peer out with --peers")?;
-                Ok(program)
+            (Kind::Foreign { build, needs }, _) => {
+                let out = target(root).join("bench-harness").join(self.name);
+                let words: Vec<String> = build.iter().map(|word| word.replace("OUT", &out.to_string_lossy())).collect();
+                let [program, args @ ..] = words.as_slice() else { return Ok(out) };
+                let mut command = Command::new(program);
+                command.args(args).current_dir(root.join("bench-harness/peers").join(self.name));
+                built(&mut command, self.name, &format!("{needs} is needed, or leave the peer out with --peers"))?;
+                Ok(out)
             }
         }
     }
@@ -155,20 +176,27 @@ impl Peer {
     /// The command that runs one step.
     pub fn command(&self, program: &Path, step: &Step, job: Job<'_>) -> Command {
         let mut command = Command::new(program);
-        let (messages, partitions) = (job.messages.to_string(), job.scenario.partitions.to_string());
-        let phase = step.phase.to_string();
+        let scenario = job.scenario;
+        let (messages, partitions) = (job.messages.to_string(), scenario.partitions.to_string());
+        let (phase, linger) = (step.phase.to_string(), scenario.linger_ms.to_string());
+        let workload = scenario.workload.to_string();
         match self.kind {
             Kind::Ottla => {
                 command.args(["bench", &phase, "-q", "--json", "-b", job.bootstrap, "-t", job.topic]);
-                command.args(["--messages", &messages, "--partitions", &partitions]);
+                command.args(["--messages", &messages, "--partitions", &partitions, "--workload", &workload]);
+                command.args(["--compression", scenario.compression, "--linger-ms", &linger]);
+                if let Some(backend) = scenario.backend {
+                    command.args(["-X", &format!("io.backend={backend}")]);
+                }
                 without_settings(&mut command);
             }
-            Kind::Go => {
-                command.args(["-phase", &phase, "-b", job.bootstrap, "-t", job.topic]);
-                command.args(["-n", &messages, "-partitions", &partitions]);
+            Kind::Foreign { .. } => {
+                command.args(["-phase", &phase, "-b", job.bootstrap, "-t", job.topic, "-n", &messages]);
+                command.args(["-partitions", &partitions, "-workload", &workload]);
+                command.args(["-compression", scenario.compression, "-linger", &linger]);
             }
             Kind::Floor => {
-                command.args([&phase, &messages]);
+                command.args([&phase, &messages, &workload, scenario.compression]);
             }
         }
         command.args(step.args);
@@ -188,8 +216,11 @@ fn cargo(root: &Path, name: &str, args: &[&str]) -> Result<PathBuf, Fault> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["build", "--release", "--locked", "--bin", name]).args(args);
     built(command.current_dir(root), name, "or give an ottla with --ottla PATH")?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(target.join("release").join(name))
+    Ok(target(root).join("release").join(name))
+}
+
+fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }
 
 fn built(command: &mut Command, what: &str, hint: &str) -> Result<(), Fault> {
@@ -206,6 +237,7 @@ fn built(command: &mut Command, what: &str, hint: &str) -> Result<(), Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario;
 
     fn words(command: &Command) -> Vec<String> {
         command.get_args().map(|word| word.to_string_lossy().into_owned()).collect()
@@ -232,17 +264,19 @@ mod tests {
 
     #[test]
     fn a_job_becomes_each_peers_own_words() {
-        let job = Job { bootstrap: "b:1", topic: "t", messages: 7, scenario: &crate::scenario::ALL[1] };
+        let scenario = scenario::named(&["telemetry-12".to_owned()]).unwrap()[0];
+        let job = Job { bootstrap: "b:1", topic: "t", messages: 7, scenario };
         let said: Vec<_> = ALL
             .iter()
             .filter_map(|peer| Some(words(&peer.command(Path::new("x"), peer.steps.last()?, job)).join(" ")))
             .collect();
         assert_eq!(
-            said,
+            said[..3],
             [
-                "bench consume -q --json -b b:1 -t t --messages 7 --partitions 12 --verify full",
-                "-phase consume -b b:1 -t t -n 7 -partitions 12 -pooled",
-                "consume 7",
+                "bench consume -q --json -b b:1 -t t --messages 7 --partitions 12 --workload telemetry --compression lz4 \
+                 --linger-ms 100 --verify full",
+                "-phase consume -b b:1 -t t -n 7 -partitions 12 -workload telemetry -compression lz4 -linger 100 -pooled",
+                "consume 7 telemetry lz4",
             ]
         );
     }

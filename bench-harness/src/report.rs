@@ -1,120 +1,21 @@
-//! What the runs cost: medians and spans, ratios of runs of the same round, as a table and as JSON with the same figures.
+//! What the runs cost: medians and spans, ratios of runs of the same round, and what a reader must be warned of. The table,
+//! the JSON and the page are made of the same rows.
 
 use std::io::Write;
-use std::time::Duration;
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
+use crate::expected;
 use crate::fault::Fault;
-use crate::peer::{FLOOR, Job, Peer, Phase, REFERENCE, Step};
+use crate::peer::{FLOOR, Phase, REFERENCE};
+use crate::sample::{FIGURES, Sample, figure};
 use crate::stats::Spread;
+use crate::workload::Workload;
 
-/// One phase of one peer in one round.
-#[derive(Clone, Debug)]
-pub struct Sample {
-    /// Counted from 0.
-    pub round: u32,
-    scenario: &'static str,
-    peer: &'static str,
-    phase: Phase,
-    variant: &'static str,
-    messages: u64,
-    /// CPU time of the whole client process from its start to the end of the phase, per record, in microseconds.
-    cpu_us: f64,
-    /// CPU time outside of the phase itself: start, connecting. In seconds.
-    start_cpu_seconds: f64,
-    seconds: f64,
-    max_rss_bytes: f64,
-    /// Zero where the peer does not tell.
-    batches: f64,
-    requests: f64,
-    wire_bytes: f64,
-    broker_cpu_seconds: Option<f64>,
-    ack_us: Option<[f64; 3]>,
-    checksum: Option<String>,
-    settings: Value,
-}
-
-/// A figure of a sample, by its name in the report.
-type Figure = (&'static str, fn(&Sample) -> Option<f64>);
-
-/// Figures that every result has, with their units in the name.
-const FIGURES: &[Figure] = &[
-    ("cpu_us_per_message", |sample| Some(sample.cpu_us)),
-    ("messages_per_s", |sample| Some(sample.messages_per_s())),
-    ("max_rss_bytes", |sample| Some(sample.max_rss_bytes)),
-    ("start_cpu_seconds", |sample| Some(sample.start_cpu_seconds)),
-    ("client_busy", |sample| Some(sample.busy())),
-    ("broker_busy", |sample| Some(sample.broker_cpu_seconds? / sample.seconds)),
-    ("broker_cpu_us_per_message", |sample| Some(sample.broker_cpu_seconds? * 1e6 / sample.messages as f64)),
-    ("batches", |sample| Some(sample.batches)),
-    ("requests", |sample| Some(sample.requests)),
-    ("wire_bytes", |sample| Some(sample.wire_bytes)),
-    ("ack_us_p50", |sample| Some(sample.ack_us?[0])),
-    ("ack_us_p99", |sample| Some(sample.ack_us?[1])),
-    ("ack_us_p999", |sample| Some(sample.ack_us?[2])),
-];
-
-impl Sample {
-    /// Reads what a peer printed and checks what it claims.
-    pub fn read(peer: &Peer, step: &Step, job: Job<'_>, said: &Value, broker: Option<Duration>) -> Result<Self, Fault> {
-        let row = &said["phases"][0];
-        let number = |name: &str| {
-            row[name].as_f64().ok_or_else(|| Fault::Failed(format!("its report has no figure {name}: {said}")))
-        };
-        let messages = number("messages")? as u64;
-        if row["phase"] != step.phase.to_string() || messages != job.messages {
-            return Err(Fault::Check(format!(
-                "{} {messages} records, not {} {}",
-                row["phase"], step.phase, job.messages
-            )));
-        }
-        if step.phase == Phase::Consume && row["verified"] != true {
-            return Err(Fault::Check("what was read was not found to be what was sent".into()));
-        }
-        let process_cpu = number("process_cpu_seconds")?;
-        let seconds = number("seconds")?.max(1e-9);
-        let ack = |name: &str| row["ack_us"][name].as_f64();
-        let ack_us = ack("p50").zip(ack("p99")).zip(ack("p999")).map(|((p50, p99), p999)| [p50, p99, p999]);
-        Ok(Self {
-            round: 0,
-            scenario: job.scenario.name,
-            peer: peer.name,
-            phase: step.phase,
-            variant: step.variant,
-            messages,
-            cpu_us: process_cpu * 1e6 / messages as f64,
-            start_cpu_seconds: (process_cpu - number("cpu_us_per_message")? * messages as f64 / 1e6).max(0.0),
-            seconds,
-            max_rss_bytes: number("max_rss_bytes")?,
-            batches: row["batches"].as_f64().unwrap_or(0.0),
-            requests: row["requests"].as_f64().unwrap_or(0.0),
-            wire_bytes: row["wire_bytes"].as_f64().unwrap_or(0.0),
-            broker_cpu_seconds: broker.map(|cpu| cpu.as_secs_f64()),
-            ack_us,
-            checksum: row["checksum"].as_str().map(str::to_owned),
-            settings: said["settings"].clone(),
-        })
-    }
-
-    fn messages_per_s(&self) -> f64 {
-        self.messages as f64 / self.seconds
-    }
-
-    /// The part of the phase's time in which the client had a processor.
-    fn busy(&self) -> f64 {
-        (self.cpu_us * self.messages as f64 / 1e6 - self.start_cpu_seconds) / self.seconds
-    }
-
-    /// For progress.
-    pub fn line(&self) -> String {
-        let what = named(self.peer, self.variant);
-        let (cpu, rss) = (self.cpu_us, mib(self.max_rss_bytes));
-        let (scenario, phase, rate) = (self.scenario, self.phase, self.messages_per_s());
-        format!("{scenario} {phase} {what}: {cpu:.3} us CPU a record, {rss}, {} records/s", grouped(rate))
-    }
-}
+/// A client or a broker that uses less of its core than this leaves open what it could do.
+pub const BUSY_MIN: f64 = 0.95;
+/// How many more bytes than the median peer a peer may send or read.
+pub const WIRE_MAX: f64 = 1.02;
 
 /// All samples, and what they were measured on.
 #[derive(Default, Debug)]
@@ -123,193 +24,251 @@ pub struct Report {
     pub samples: Vec<Sample>,
     /// Machine, broker, how it was run.
     pub facts: Value,
+    /// Peers that may be off their expected ratio, with the reason.
+    pub accepted: Vec<(String, String)>,
 }
 
-/// The samples of one scenario, phase, peer and variant.
-struct Group<'a> {
-    first: &'a Sample,
+/// The samples of one scenario, phase, peer and variant, and what they come to.
+#[derive(Debug)]
+pub struct Row<'a> {
+    /// The first of them.
+    pub first: &'a Sample,
     samples: Vec<&'a Sample>,
+    /// CPU per record over franz-go's in the same round: below 1 is less. `None` where it does not take part.
+    pub to_reference: Option<Spread>,
+    /// The same over the floor's.
+    pub to_floor: Option<Spread>,
+    /// Wire bytes per record over the median of the peers.
+    pub wire_to_median: Option<f64>,
+    /// The ratio to franz-go that others measured.
+    pub expected: Option<f64>,
+    /// What a reader must know before comparing.
+    pub flags: Vec<Flag>,
 }
 
-impl Report {
-    fn groups(&self) -> Vec<Group<'_>> {
-        let mut groups: Vec<Group<'_>> = Vec::new();
-        for sample in &self.samples {
-            let key = |sample: &Sample| (sample.scenario, sample.phase, sample.peer, sample.variant);
-            match groups.iter_mut().find(|group| key(group.first) == key(sample)) {
-                Some(group) => group.samples.push(sample),
-                None => groups.push(Group { first: sample, samples: vec![sample] }),
-            }
+/// What a reader must know before comparing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Flag {
+    /// Neither core was busy: it waited, so records per second say nothing about what it could do.
+    LatencyBound,
+    /// Over [`WIRE_MAX`] of the median peer's bytes: cheaper compression is not the same work.
+    Wire,
+    /// Further off its expected ratio to franz-go than it may be; with the accepted reason.
+    OffRatio(Option<String>),
+    /// The pool of records is in the memory shown.
+    RssHoldsPool,
+}
+
+impl Flag {
+    /// In the report.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::LatencyBound => "latency-bound",
+            Self::Wire => "wire",
+            Self::OffRatio(None) => "off-ratio",
+            Self::OffRatio(Some(_)) => "off-ratio-accepted",
+            Self::RssHoldsPool => "rss-holds-pool",
         }
-        // In the order of the first round, phases and variants side by side.
-        groups.sort_by_key(|group| {
-            let scenario = self.samples.iter().position(|sample| sample.scenario == group.first.scenario);
-            (scenario, group.first.phase, !group.first.variant.is_empty())
-        });
-        groups
+    }
+}
+
+impl Row<'_> {
+    /// Median and span of a figure, by its name; `None` where nobody told it.
+    pub fn spread(&self, name: &str) -> Option<Spread> {
+        self.of(figure(name)?)
     }
 
-    /// CPU per record over that of a reference in the same round: below 1 is less. `None` where it does not take part.
-    fn ratio(&self, group: &Group<'_>, reference: &str) -> Option<Spread> {
-        let ratio = |sample: &Sample| {
-            let same = |other: &&Sample| {
-                (other.scenario, other.phase, other.round) == (sample.scenario, sample.phase, sample.round)
-                    && other.peer == reference
-                    && other.variant.is_empty()
-            };
-            self.samples.iter().find(same).map(|other| sample.cpu_us / other.cpu_us)
-        };
-        Spread::of(group.samples.iter().filter_map(|sample| ratio(sample)))
+    /// Median and span of anything.
+    pub fn of(&self, figure: impl Fn(&Sample) -> Option<f64>) -> Option<Spread> {
+        Spread::of(self.samples.iter().filter_map(|sample| figure(sample)))
     }
 
-    /// Prints a table, or JSON.
-    pub fn print(&self, json: bool) -> Result<(), Fault> {
-        self.check_sums()?;
-        if json { to_stdout(&format!("{}\n", self.json())) } else { to_stdout(&self.text()) }
+    /// Peer and variant.
+    pub fn who(&self) -> String {
+        let (peer, variant) = (self.first.peer.name, self.first.step.variant);
+        if variant.is_empty() { peer.to_owned() } else { format!("{peer}, {variant}") }
     }
 
-    /// The records are a function of their index: who read as many read the same.
-    fn check_sums(&self) -> Result<(), Fault> {
-        let consumed = self.samples.iter().filter(|sample| sample.phase == Phase::Consume);
-        let mut sums = consumed.filter_map(|sample| Some((sample.checksum.as_ref()?, sample)));
-        let Some((expected, first)) = sums.next() else { return Ok(()) };
-        match sums.find(|(sum, _)| *sum != expected) {
-            Some((sum, other)) => {
-                let text = format!("{} read the sum {expected}, {} read {sum}", first.peer, other.peer);
-                Err(Fault::Check(text))
-            }
-            None => Ok(()),
-        }
+    fn key(&self) -> (&'static str, Phase, &'static str, &'static str) {
+        key(self.first)
     }
 
     fn json(&self) -> Value {
-        let results: Vec<Value> = self
-            .groups()
-            .iter()
-            .map(|group| {
-                let first = group.first;
-                let mut result = json!({
-                    "scenario": first.scenario,
-                    "peer": first.peer,
-                    "phase": first.phase.to_string(),
-                    "variant": first.variant,
-                    "runs": group.samples.len(),
-                    "messages": first.messages,
-                });
-                for (name, figure) in FIGURES {
-                    if let Some(spread) = Spread::of(group.samples.iter().filter_map(|sample| figure(sample))) {
-                        result[*name] = spread.json();
-                    }
-                }
-                for (name, reference) in [("ratio_to_franz_go", REFERENCE), ("ratio_to_floor", FLOOR)] {
-                    if let Some(ratio) = self.ratio(group, reference) {
-                        result[name] = ratio.json();
-                    }
-                }
-                result["settings"] = first.settings.clone();
-                result
-            })
-            .collect();
-        let mut report = self.facts.clone();
-        report["results"] = json!(results);
-        report
-    }
-
-    fn text(&self) -> String {
-        let facts = &self.facts;
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
-            "scenario",
-            "phase",
-            "peer",
-            "CPU us/record",
-            "x franz-go",
-            "x floor",
-            "peak RSS",
-            "records/s",
-            "client/broker busy",
-            "records/batch",
-            "requests",
-            "wire B/record",
-            "broker us/record",
-        ]);
-        for group in self.groups() {
-            table.add_row(self.row(&group));
+        let first = self.first;
+        let mut result = json!({
+            "scenario": first.scenario.name,
+            "peer": first.peer.name,
+            "phase": first.step.phase.to_string(),
+            "variant": first.step.variant,
+            "runs": self.samples.len(),
+            "messages": first.long.messages,
+        });
+        if let Some(short) = first.short {
+            result["messages_short"] = json!(short.messages);
         }
-        for column in 3..13 {
-            if let Some(column) = table.column_mut(column) {
-                column.set_cell_alignment(CellAlignment::Right);
+        for (name, figure) in FIGURES {
+            if let Some(spread) = self.of(figure) {
+                result[*name] = spread.json();
             }
         }
-        let machine = &facts["machine"];
-        format!(
-            "{} records, {} rounds, {}, counts by {}, all read what {} wrote\n{} ({} processors), kernel {}, load {} to {}; \
-             client on core {}, broker on core {}\n{table}\nmedian (least..most); CPU is the whole client process', start \
-             included; ratios are of runs of the same round\n",
-            grouped(facts["messages"].as_f64().unwrap_or(0.0)),
-            facts["runs"],
-            text(&facts["broker"]),
-            text(&facts["counts_checked_by"]),
-            text(&facts["read_from"]),
-            text(&machine["processor"]),
-            machine["processors"],
-            text(&machine["kernel"]),
-            machine["load_before"],
-            machine["load_after"],
-            machine["client_core"],
-            machine["broker_core"],
-        )
+        for (name, ratio) in [("ratio_to_franz_go", self.to_reference), ("ratio_to_floor", self.to_floor)] {
+            if let Some(ratio) = ratio {
+                result[name] = ratio.json();
+            }
+        }
+        for (name, figure) in
+            [("wire_bytes_to_median", self.wire_to_median), ("expected_ratio_to_franz_go", self.expected)]
+        {
+            if let Some(figure) = figure {
+                result[name] = json!(figure);
+            }
+        }
+        result["flags"] = json!(self.flags.iter().map(Flag::name).collect::<Vec<_>>());
+        if let Some(reason) =
+            self.flags.iter().find_map(|flag| if let Flag::OffRatio(Some(reason)) = flag { Some(reason) } else { None })
+        {
+            result["accepted"] = json!(reason);
+        }
+        result["settings"] = first.settings.clone();
+        result
+    }
+}
+
+fn key(sample: &Sample) -> (&'static str, Phase, &'static str, &'static str) {
+    (sample.scenario.name, sample.step.phase, sample.peer.name, sample.step.variant)
+}
+
+impl Report {
+    /// In the order of the first round: scenarios, phases, what all peers do, variants.
+    pub fn rows(&self) -> Vec<Row<'_>> {
+        let mut rows: Vec<Row<'_>> = Vec::new();
+        for sample in &self.samples {
+            match rows.iter_mut().find(|row| row.key() == key(sample)) {
+                Some(row) => row.samples.push(sample),
+                None => rows.push(Row {
+                    first: sample,
+                    samples: vec![sample],
+                    to_reference: None,
+                    to_floor: None,
+                    wire_to_median: None,
+                    expected: None,
+                    flags: Vec::new(),
+                }),
+            }
+        }
+        rows.sort_by_key(|row| {
+            let scenario = self.samples.iter().position(|sample| sample.scenario.name == row.first.scenario.name);
+            (scenario, row.first.step.phase, !row.first.step.variant.is_empty())
+        });
+        let medians: Vec<_> = rows.iter().map(|row| self.wire_median(&rows, row)).collect();
+        for (row, median) in rows.iter_mut().zip(medians) {
+            self.judge(row, median);
+        }
+        rows
     }
 
-    fn row(&self, group: &Group<'_>) -> Vec<String> {
-        let first = group.first;
-        let spread =
-            |figure: fn(&Sample) -> Option<f64>| Spread::of(group.samples.iter().filter_map(|sample| figure(sample)));
-        let cell = |figure, shown: fn(f64) -> String| spread(figure).map_or_else(|| "-".into(), |of| shown(of.median));
-        let spanned = |spread: Option<Spread>, digits: usize| {
-            spread.map_or_else(
-                || "-".into(),
-                |Spread { min, median, max }| format!("{median:.digits$} ({min:.digits$}..{max:.digits$})"),
-            )
+    fn judge(&self, row: &mut Row<'_>, wire_median: Option<f64>) {
+        let first = row.first;
+        row.to_reference = self.ratio(row, REFERENCE);
+        row.to_floor = self.ratio(row, FLOOR);
+        if !first.peer.has_broker() {
+            return;
+        }
+        let wire = row.of(Sample::wire_bytes_per_message);
+        row.wire_to_median = wire.zip(wire_median).map(|(wire, median)| wire.median / median);
+        if row.wire_to_median.is_some_and(|ratio| ratio > WIRE_MAX) {
+            row.flags.push(Flag::Wire);
+        }
+        let busiest = row.of(|sample| Some(sample.client_busy().max(sample.broker_busy().unwrap_or(0.0))));
+        if busiest.is_some_and(|busy| busy.median < BUSY_MIN) {
+            row.flags.push(Flag::LatencyBound);
+        }
+        let step = first.step;
+        row.expected = expected::ratio(first.scenario.name, step.phase, first.peer.name, step.variant);
+        if let Some((found, expected)) = row.to_reference.zip(row.expected)
+            && expected::is_off(found.median, expected)
+        {
+            let reason = self.accepted.iter().find(|(peer, _)| peer == first.peer.name);
+            row.flags.push(Flag::OffRatio(reason.map(|(_, reason)| reason.clone())));
+        }
+        if first.scenario.workload == Workload::TelemetryPool && step.phase == Phase::Produce {
+            row.flags.push(Flag::RssHoldsPool);
+        }
+    }
+
+    /// The median of what peers put on the wire, or read of it, per record; each with what all do alike.
+    fn wire_median(&self, rows: &[Row<'_>], of: &Row<'_>) -> Option<f64> {
+        let like = |row: &&Row<'_>| {
+            let (one, other) = (row.first, of.first);
+            (one.scenario.name, one.step.phase) == (other.scenario.name, other.step.phase)
+                && one.step.variant.is_empty()
+                && one.peer.has_broker()
         };
-        let busy = cell(|sample| Some(sample.busy()), |value| format!("{value:.2}"));
-        let broker_busy =
-            cell(|sample| Some(sample.broker_cpu_seconds? / sample.seconds), |value| format!("{value:.2}"));
-        vec![
-            first.scenario.to_owned(),
-            first.phase.to_string(),
-            named(first.peer, first.variant),
-            spanned(spread(|sample| Some(sample.cpu_us)), 3),
-            spanned(self.ratio(group, REFERENCE), 2),
-            self.ratio(group, FLOOR).map_or_else(|| "-".into(), |ratio| format!("{:.2}", ratio.median)),
-            cell(|sample| Some(sample.max_rss_bytes), mib),
-            cell(|sample| Some(sample.messages_per_s()), grouped),
-            format!("{busy}/{broker_busy}"),
-            cell(|sample| (sample.batches > 0.0).then(|| sample.messages as f64 / sample.batches), grouped),
-            cell(|sample| Some(sample.requests), grouped),
-            cell(|sample| Some(sample.wire_bytes / sample.messages as f64), |value| format!("{value:.1}")),
-            cell(
-                |sample| Some(sample.broker_cpu_seconds? * 1e6 / sample.messages as f64),
-                |value| format!("{value:.2}"),
-            ),
-        ]
+        let wires = rows.iter().filter(like).filter_map(|row| Some(row.of(Sample::wire_bytes_per_message)?.median));
+        Some(Spread::of(wires)?.median)
+    }
+
+    fn ratio(&self, row: &Row<'_>, reference: &str) -> Option<Spread> {
+        let ratio = |sample: &Sample| {
+            let same = |other: &&Sample| {
+                key(other) == (sample.scenario.name, sample.step.phase, reference, "") && other.round == sample.round
+            };
+            // Runs that are too short for the clock come out at nothing.
+            self.samples
+                .iter()
+                .find(same)
+                .filter(|other| other.cpu_us() > 0.0)
+                .map(|other| sample.cpu_us() / other.cpu_us())
+        };
+        Spread::of(row.samples.iter().filter_map(|sample| ratio(sample)))
+    }
+
+    /// Peers that are off their expected ratio without a reason: such a run is not to be published.
+    pub fn check_ratios(&self) -> Result<(), Fault> {
+        let rows = self.rows();
+        let off: Vec<String> =
+            rows.iter().filter(|row| row.flags.contains(&Flag::OffRatio(None))).map(off_in_words).collect();
+        if off.is_empty() {
+            return Ok(());
+        }
+        Err(Fault::Check(format!("{}; explain with --accept PEER=REASON", off.join("; "))))
+    }
+
+    /// With one object per row.
+    pub fn json(&self) -> Value {
+        let mut report = self.facts.clone();
+        report["results"] = json!(self.rows().iter().map(Row::json).collect::<Vec<_>>());
+        report
     }
 }
 
-fn named(peer: &str, variant: &str) -> String {
-    if variant.is_empty() { peer.to_owned() } else { format!("{peer}, {variant}") }
+fn off_in_words(row: &Row<'_>) -> String {
+    format!(
+        "{} {} {}: {:.2} of franz-go's CPU, {:.2} expected",
+        row.first.scenario.name,
+        row.first.step.phase,
+        row.who(),
+        row.to_reference.map_or(0.0, |ratio| ratio.median),
+        row.expected.unwrap_or(0.0)
+    )
 }
 
-fn mib(bytes: f64) -> String {
+/// Of bytes.
+pub fn mib(bytes: f64) -> String {
     format!("{:.1} MiB", bytes / 1_048_576.0)
 }
 
-fn grouped(number: f64) -> String {
+/// With commas between thousands.
+pub fn grouped(number: f64) -> String {
     let digits = format!("{number:.0}");
     let groups: Vec<&str> =
         digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
     groups.join(",")
+}
+
+/// Text of a fact, without quotes.
+pub fn fact(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Prints to standard output.
@@ -318,34 +277,26 @@ pub fn to_stdout(text: &str) -> Result<(), Fault> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
-    use crate::peer::ALL;
-    use crate::scenario;
+    use crate::sample::tests::sample;
 
-    fn said(phase: &str, process_cpu: f64, checksum: &str) -> Value {
-        json!({"settings": {"version": "1"}, "phases": [{
-            "phase": phase, "messages": 1000, "seconds": 0.5, "cpu_us_per_message": process_cpu * 1e3 - 0.1,
-            "process_cpu_seconds": process_cpu, "max_rss_bytes": 1 << 20, "batches": 4, "requests": 2,
-            "wire_bytes": 66_000, "verified": true, "checksum": checksum,
-        }]})
-    }
+    const M: u64 = 1_000_000;
 
-    fn sample(peer: usize, step: usize, round: u32, said: &Value) -> Result<Sample, Fault> {
-        let job = Job { bootstrap: "b", topic: "t", messages: 1000, scenario: &scenario::ALL[0] };
-        let broker = Some(Duration::from_millis(250));
-        Sample::read(&ALL[peer], &ALL[peer].steps[step], job, said, broker).map(|sample| Sample { round, ..sample })
-    }
-
-    /// Round by round franz-go costs twice, four times and twice as much, while the machine gets slower.
-    fn report() -> Report {
-        let cpu = [(0.001, 0.002), (0.002, 0.008), (0.004, 0.008)];
-        let mut report = Report { facts: json!({"messages": 1000, "runs": 3, "machine": {}}), ..Report::default() };
-        for (round, (ottla, franz)) in (0..).zip(cpu) {
-            report.samples.push(sample(0, 0, round, &said("produce", ottla, "")).unwrap());
-            report.samples.push(sample(1, 0, round, &said("produce", franz, "")).unwrap());
-            report.samples.push(sample(1, 2, round, &said("consume", franz, "5")).unwrap());
-            report.samples.push(sample(1, 1, round, &said("consume", franz, "5")).unwrap());
+    /// Round by round franz-go costs twice, four times and twice as much, while the machine gets slower. All have slopes.
+    pub fn report() -> Report {
+        let facts = json!({"messages": [2 * M, 12 * M], "runs": 3, "machine": {"processor": "a <fast> one"}});
+        let mut report = Report { facts, ..Report::default() };
+        for (round, (ottla, franz)) in (0..).zip([(1.0, 2.0), (2.0, 8.0), (4.0, 8.0)]) {
+            let mut add = |peer: &str, phase, place, us: f64| {
+                // One second of start-up, the slope is `us`; the client is always busy.
+                let runs = [2 * M, 12 * M].map(|n| (n, 1.0 + us * n as f64 / 1e6, us * n as f64 / 1e6));
+                report.samples.push(sample(peer, phase, place, round, &runs));
+            };
+            add("ottla", Phase::Produce, 0, ottla);
+            add("franz-go", Phase::Produce, 0, franz);
+            add("franz-go", Phase::Consume, 1, franz * 0.863);
+            add("franz-go", Phase::Consume, 0, franz);
         }
         report
     }
@@ -362,47 +313,82 @@ mod tests {
         let ottla = &results[0];
         assert_eq!(ottla["cpu_us_per_message"], json!({"min": 1.0, "median": 2.0, "max": 4.0}));
         assert_eq!(ottla["ratio_to_franz_go"], json!({"min": 0.25, "median": 0.5, "max": 0.5}));
-        assert_eq!(results[3]["ratio_to_franz_go"]["median"], 1.0);
-        assert_eq!(ottla["messages_per_s"]["median"], 2000.0);
-        assert_eq!(ottla["broker_busy"]["median"], 0.5);
-        assert_eq!(ottla["runs"], 3);
-        assert!(ottla.get("ack_us_p50").is_none());
-    }
-
-    #[test]
-    fn the_table_has_the_same_figures_with_units() {
-        let text = report().text();
-        for part in ["2.000 (1.000..4.000)", "0.50 (0.25..0.50)", "1.0 MiB", "2,000", "66.0", "franz-go, pooled"] {
-            assert!(text.contains(part), "{part} is missing:\n{text}");
-        }
+        assert_eq!(ottla["start_cpu_seconds"]["median"], 1.0);
+        assert_eq!((&ottla["messages_per_s"]["median"], &ottla["broker_busy"]["median"]), (&json!(5e5), &json!(0.5)));
+        assert_eq!(
+            (&ottla["runs"], &ottla["messages"], &ottla["messages_short"]),
+            (&json!(3), &json!(12 * M), &json!(2 * M))
+        );
+        assert_eq!((&ottla["ack_us_p99"]["median"], &ottla["context_switches"]["median"]), (&json!(2.0), &json!(17.0)));
+        assert_eq!(ottla["flags"], json!([]));
     }
 
     #[test]
     fn without_franz_go_there_is_no_ratio() {
         let mut report = report();
-        report.samples.retain(|sample| sample.peer == "ottla");
+        report.samples.retain(|sample| sample.peer.name == "ottla");
         assert!(report.json()["results"][0].get("ratio_to_franz_go").is_none());
-        assert!(report.text().contains(" - "));
     }
 
     #[test]
-    fn a_wrong_count_or_unverified_content_fails_the_check() {
-        let mut wrong = said("produce", 0.001, "");
-        wrong["phases"][0]["messages"] = json!(999);
-        assert!(matches!(sample(0, 0, 0, &wrong), Err(Fault::Check(text)) if text.contains("999")));
-        let mut wrong = said("consume", 0.001, "");
-        wrong["phases"][0]["verified"] = json!(false);
-        assert!(matches!(sample(0, 2, 0, &wrong), Err(Fault::Check(_))));
-        assert!(
-            matches!(sample(0, 2, 0, &json!({"phases": []})), Err(Fault::Failed(text)) if text.contains("messages"))
-        );
+    fn who_sends_more_than_the_median_peer_is_flagged() {
+        let flags = |ottla: f64, franz: f64| {
+            let mut report = Report::default();
+            for (name, wire_bytes) in [("ottla", ottla), ("franz-go", franz)] {
+                let mut one = sample(name, Phase::Produce, 0, 0, &[(1_000, 1.0, 1.0)]);
+                one.long.wire_bytes = wire_bytes;
+                report.samples.push(one);
+            }
+            report.rows().iter().map(|row| row.flags.contains(&Flag::Wire)).collect::<Vec<_>>()
+        };
+        // The median of two is between them.
+        assert_eq!(flags(103.0, 100.0), [false, false]);
+        assert_eq!(flags(107.0, 100.0), [true, false]);
     }
 
     #[test]
-    fn peers_that_read_different_sums_fail_the_check() {
+    fn whoever_waits_is_latency_bound() {
+        let bound = |client: f64, seconds: f64| {
+            let runs = [(M, client, seconds), (2 * M, 2.0 * client, 2.0 * seconds)];
+            let mut report = Report::default();
+            report.samples.push(sample("ottla", Phase::Produce, 0, 0, &runs));
+            report.rows()[0].flags.contains(&Flag::LatencyBound)
+        };
+        assert!(!bound(0.96, 1.0) && bound(0.94, 1.0));
+        // The broker of these figures is busy half of the time; one that is busy makes up for an idle client.
+        let mut report = Report::default();
+        let mut one = sample("ottla", Phase::Produce, 0, 0, &[(M, 0.1, 1.0)]);
+        one.long.broker_cpu_seconds = Some(0.97);
+        report.samples.push(one);
+        assert_eq!(report.rows()[0].flags, []);
+    }
+
+    #[test]
+    fn a_peer_off_its_ratio_fails_until_explained() {
         let mut report = report();
-        report.samples.push(sample(0, 2, 0, &said("consume", 0.001, "6")).unwrap());
-        assert!(matches!(report.print(true), Err(Fault::Check(text)) if text.contains("ottla read 6")));
+        assert_eq!(report.check_ratios(), Ok(()));
+        let runs = [(2 * M, 1.0, 1.0), (12 * M, 6.0, 6.0)];
+        for round in 0..3 {
+            let mut pooled = sample("franz-go", Phase::Consume, 1, round, &runs);
+            pooled.round = round + 3;
+            report.samples.push(pooled);
+            let mut plain = sample("franz-go", Phase::Consume, 0, round, &runs);
+            plain.round = round + 3;
+            report.samples.push(plain);
+        }
+        // Now the median of "pooled" is between 0.863 and 1.
+        assert_eq!(report.check_ratios(), Ok(()));
+        report.samples.retain(|sample| sample.round >= 3);
+        let fault = report.check_ratios().unwrap_err();
+        assert!(fault.text().contains("franz-go, pooled: 1.00 of franz-go's CPU, 0.86 expected"), "{fault:?}");
+        report.accepted.push(("franz-go".into(), "records are small".into()));
+        assert_eq!(report.check_ratios(), Ok(()));
+        let json = report.json();
+        let pooled = json["results"].as_array().unwrap().last().unwrap();
+        assert_eq!(
+            (&pooled["flags"], &pooled["accepted"]),
+            (&json!(["off-ratio-accepted"]), &json!("records are small"))
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The rounds: who runs when, what is checked, what is collected.
 
+use std::cell::RefCell;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,8 +14,11 @@ use crate::counts::Reader;
 use crate::fault::Fault;
 use crate::machine::{self, Cores, spawn_on};
 use crate::peer::{self, Job, Peer, Phase, REFERENCE, Step};
-use crate::report::{Report, Sample};
+use crate::report::Report;
+use crate::sample::{Sample, Take};
 use crate::scenario::{self, Scenario};
+use crate::sums::sum;
+use crate::workload::Workload;
 use crate::{BrokerKind, RunArgs};
 
 /// How long a new topic may be unknown to its broker.
@@ -32,6 +36,8 @@ struct Race<'a> {
     peers: Vec<(&'static Peer, PathBuf)>,
     /// Whose records are read.
     source: &'static Peer,
+    /// What readers of so many records must come to, as far as it was needed.
+    sums: RefCell<Vec<((Workload, u64), u64)>>,
 }
 
 /// Builds the peers, starts the broker, runs every round.
@@ -62,10 +68,11 @@ pub fn run(args: &RunArgs) -> Result<Report, Fault> {
         (None, BrokerKind::Embedded) => Broker::embedded(&ottla, broker_core)?,
     };
     say(&format!("{} at {}", broker.name, broker.bootstrap));
-    let race = Race { args, root, ottla, broker, cores, reader: Reader::find(), peers: built, source };
+    let (reader, sums) = (Reader::find(), RefCell::default());
+    let race = Race { args, root, ottla, broker, cores, reader, peers: built, source, sums };
     let load_before = machine::load();
     race.warm_up(scenarios.first().copied())?;
-    let mut report = Report::default();
+    let mut report = Report { accepted: args.accept.clone(), ..Report::default() };
     for round in 0..args.runs {
         for scenario in &scenarios {
             race.round(round, scenario, &mut report)?;
@@ -125,7 +132,7 @@ impl Race<'_> {
         let job = Job { bootstrap: &self.broker.bootstrap, topic: &topic, messages: self.args.warm_up, scenario };
         for phase in [Phase::Produce, Phase::Consume] {
             if let Some(step) = peer.steps.iter().find(|step| step.phase == phase) {
-                self.step(peer, program, step, job)?;
+                self.take(peer, program, step, job)?;
             }
         }
         self.topic("delete", &topic, None)
@@ -137,50 +144,91 @@ impl Race<'_> {
         let mut order: Vec<_> = self.peers.iter().collect();
         let turn = round as usize % order.len();
         order.rotate_left(turn);
-        let topic_of = |peer: &Peer, place: usize| {
-            format!("{}-{}-{place}-{}-{round}", scenario.name, peer.name, std::process::id())
+        let topic_of = |peer: &Peer, place: usize, messages: u64| {
+            format!("{}-{}-{place}-{}-{round}-{messages}", scenario.name, peer.name, std::process::id())
         };
-        let mut topics = Vec::new();
+        let mut kept = Vec::new();
         for phase in [Phase::Produce, Phase::Consume] {
             // Variants take turns too: one of each peer after the other.
             let steps_most = order.iter().map(|(peer, _)| peer.steps.len()).max().unwrap_or(0);
             for place in 0..steps_most {
                 for (peer, program) in &order {
-                    let Some(step) = peer.steps.iter().filter(|step| step.phase == phase).nth(place) else { continue };
-                    let topic = match phase {
-                        Phase::Produce => topic_of(peer, place),
-                        Phase::Consume => topic_of(self.source, 0),
-                    };
-                    if phase == Phase::Produce && peer.has_broker() {
-                        self.topic("create", &topic, Some(scenario.partitions))?;
-                        topics.push(topic.clone());
+                    let steps =
+                        peer.steps.iter().filter(|step| step.phase == phase && (self.args.aside || !step.aside));
+                    let Some(step) = steps.clone().nth(place) else { continue };
+                    let mut takes = Vec::new();
+                    for messages in scenario.counts(&self.args.messages) {
+                        let writes = phase == Phase::Produce && peer.has_broker();
+                        let topic = if phase == Phase::Produce {
+                            topic_of(peer, place, messages)
+                        } else {
+                            topic_of(self.source, 0, messages)
+                        };
+                        if writes {
+                            self.topic("create", &topic, Some(scenario.partitions))?;
+                        }
+                        let job = Job { bootstrap: &self.broker.bootstrap, topic: &topic, messages, scenario };
+                        takes.push(self.take(peer, program, step, job)?);
+                        if writes {
+                            self.check_count(&topic, scenario, messages)?;
+                            if peer.name == self.source.name && place == 0 {
+                                kept.push(topic);
+                            } else {
+                                // The broker's memory is what holds it.
+                                self.topic("delete", &topic, None)?;
+                            }
+                        }
                     }
-                    let job = Job {
-                        bootstrap: &self.broker.bootstrap,
-                        topic: &topic,
-                        messages: self.args.messages,
-                        scenario,
-                    };
-                    let mut sample = self.step(peer, program, step, job)?;
-                    sample.round = round;
-                    say(self.args, &format!("round {} of {}: {}", round + 1, self.args.runs, sample.line()));
+                    let Some((long, settings)) = takes.pop() else { continue };
+                    let short = takes.pop().map(|(short, _)| short);
+                    let sample = Sample { round, scenario, peer, step, short, long, settings };
+                    let (cpu, rate) = (sample.cpu_us(), sample.messages_per_s());
+                    say(
+                        self.args,
+                        &format!(
+                            "round {} of {}: {} {phase} {} {}: {cpu:.3} us CPU a record, {rate:.0} records/s",
+                            round + 1,
+                            self.args.runs,
+                            scenario.name,
+                            peer.name,
+                            step.variant,
+                        ),
+                    );
                     report.samples.push(sample);
-                    if phase == Phase::Produce && peer.has_broker() {
-                        self.check_count(&topic, scenario)?;
-                    }
                 }
             }
         }
-        topics.iter().try_for_each(|topic| self.topic("delete", topic, None))
+        kept.iter().try_for_each(|topic| self.topic("delete", topic, None))
     }
 
-    fn check_count(&self, topic: &str, scenario: &Scenario) -> Result<(), Fault> {
+    fn check_count(&self, topic: &str, scenario: &Scenario, sent: u64) -> Result<(), Fault> {
         let found = self.reader.count(&self.root, &self.broker.bootstrap, topic, scenario.partitions)?;
-        if found == self.args.messages {
+        if found == sent {
             return Ok(());
         }
-        let sent = self.args.messages;
         Err(Fault::Check(format!("{topic} holds {found} records by {}, {sent} were sent", self.reader.name())))
+    }
+
+    /// A reader must have read what was sent: the sum says so, or the peer itself where it compared every record.
+    fn check_sum(&self, take: &Take, step: &Step, said: &Value, workload: Workload) -> Result<(), Fault> {
+        if step.phase == Phase::Produce {
+            return Ok(());
+        }
+        let Some(read) = take.checksum else {
+            let compared = said["phases"][0]["verified"] == true;
+            return if compared { Ok(()) } else { Err(Fault::Check("it made no sum of what it read".into())) };
+        };
+        let asked = (workload, take.messages);
+        let known = self.sums.borrow().iter().find(|(of, _)| *of == asked).map(|(_, sum)| *sum);
+        let expected = known.unwrap_or_else(|| {
+            let expected = sum(workload, take.messages);
+            self.sums.borrow_mut().push((asked, expected));
+            expected
+        });
+        if read == expected {
+            return Ok(());
+        }
+        Err(Fault::Check(format!("read the sum {read:016x}, {expected:016x} was sent")))
     }
 
     /// Creates or deletes a topic.
@@ -211,19 +259,28 @@ impl Race<'_> {
         }
     }
 
-    /// Runs one step of one peer to its end.
-    fn step(&self, peer: &Peer, program: &Path, step: &Step, job: Job<'_>) -> Result<Sample, Fault> {
+    /// Runs one step of one peer to its end: what it cost, and its settings.
+    fn take(&self, peer: &Peer, program: &Path, step: &Step, job: Job<'_>) -> Result<(Take, Value), Fault> {
         let mut command = peer.command(program, step, job);
         let what = format!("{} {} {}", peer.name, step.phase, job.topic);
         let broker_before = self.broker.cpu();
         let limit = Duration::from_secs(self.args.timeout_seconds);
-        let said = output_within(limit, self.cores.map(|cores| cores.client), &mut command, &what)?;
+        let core = self.cores.filter(|_| !job.scenario.shared_cores).map(|cores| cores.client);
+        let said = output_within(limit, core, &mut command, &what)?;
         let broker_cpu = self.broker.cpu().zip(broker_before).map(|(after, before)| after.saturating_sub(before));
+        let broker_cpu = broker_cpu.filter(|_| peer.has_broker());
         let said: Value = serde_json::from_str(&said).map_err(Fault::failed(format!("{what}: its report")))?;
-        Sample::read(peer, step, job, &said, broker_cpu).map_err(|fault| match fault {
+        let take = Take::read(step.phase, job.messages, &said, broker_cpu).and_then(|take| {
+            if peer.has_broker() {
+                self.check_sum(&take, step, &said, job.scenario.workload)?;
+            }
+            Ok(take)
+        });
+        let take = take.map_err(|fault| match fault {
             Fault::Check(text) => Fault::Check(format!("{what}: {text}")),
             other => Fault::Failed(format!("{what}: {}", other.text())),
-        })
+        })?;
+        Ok((take, said["settings"].clone()))
     }
 }
 

@@ -1,37 +1,110 @@
-//! What is sent and read: a workload over so many partitions.
+//! What is sent and read: a workload over so many partitions, and how it is sent.
 
 use crate::fault::Fault;
+use crate::workload::Workload;
 
-/// One scenario. A peer makes the same records in each.
+/// One scenario. Every peer makes the same records in it.
 #[derive(Debug)]
 pub struct Scenario {
     /// By which it is asked for.
     pub name: &'static str,
-    /// What it is, for `list`.
+    /// What it is, for `list` and the report.
     pub what: &'static str,
+    /// The records.
+    pub workload: Workload,
     /// Partitions of its topic.
     pub partitions: u32,
+    /// `lz4` or `none`.
+    pub compression: &'static str,
+    /// How long a batch waits for more records, in milliseconds.
+    pub linger_ms: u32,
+    /// The asked numbers of records are divided by this: larger records, or dearer ones.
+    pub divide: u64,
+    /// Ottla's backend where it is not the one it chooses itself.
+    pub backend: Option<&'static str>,
+    /// Client and broker share all processors, instead of having one each.
+    pub shared_cores: bool,
 }
+
+/// The fields that most scenarios share.
+const TELEMETRY: Scenario = Scenario {
+    name: "telemetry",
+    what: "key, JSON value and three headers, 261 bytes, made while sending; 1 partition; lz4, acks=all, idempotent, \
+           linger 100 ms",
+    workload: Workload::Telemetry,
+    partitions: 1,
+    compression: "lz4",
+    linger_ms: 100,
+    divide: 1,
+    backend: None,
+    shared_cores: false,
+};
+const FIXED: Scenario = Scenario { compression: "none", ..TELEMETRY };
 
 /// Every scenario.
 pub const ALL: &[Scenario] = &[
+    TELEMETRY,
     Scenario {
-        name: "telemetry",
-        what: "key, JSON value and three headers, 261 bytes; 1 partition; lz4, acks=all, idempotent, linger 100 ms",
-        partitions: 1,
+        name: "telemetry-pool",
+        what: "telemetry, of 262,144 records (68 MB) made beforehand, in turn: no generator is measured",
+        workload: Workload::TelemetryPool,
+        ..TELEMETRY
     },
-    Scenario { name: "telemetry-12", what: "the same over 12 partitions, placed by key", partitions: 12 },
+    Scenario {
+        name: "telemetry-12",
+        what: "telemetry over 12 partitions, placed by key",
+        partitions: 12,
+        divide: 2,
+        ..TELEMETRY
+    },
+    Scenario { name: "telemetry-200", what: "telemetry over 200 partitions", partitions: 200, divide: 4, ..TELEMETRY },
+    Scenario {
+        name: "telemetry-1000",
+        what: "telemetry over 1,000 partitions",
+        partitions: 1_000,
+        divide: 4,
+        ..TELEMETRY
+    },
+    Scenario {
+        name: "r100",
+        what: "values of 100 random bytes, no key, no headers; 1 partition; no compression",
+        workload: Workload::Fixed(100),
+        ..FIXED
+    },
+    Scenario {
+        name: "r1k",
+        what: "values of 1 KiB of random bytes, no key, no headers; 1 partition; no compression",
+        workload: Workload::Fixed(1_024),
+        divide: 10,
+        ..FIXED
+    },
+    Scenario { name: "telemetry-epoll", what: "telemetry, Ottla on epoll", backend: Some("epoll"), ..TELEMETRY },
+    Scenario {
+        name: "telemetry-shared",
+        what: "telemetry, client and broker on all processors together",
+        shared_cores: true,
+        ..TELEMETRY
+    },
 ];
 
-/// The scenarios of these names.
+impl Scenario {
+    /// The numbers of records that this scenario makes of the asked ones.
+    pub fn counts(&self, asked: &[u64]) -> Vec<u64> {
+        asked.iter().map(|count| (count / self.divide).max(1)).collect()
+    }
+}
+
+/// The scenarios of these names, each once.
 pub fn named(names: &[String]) -> Result<Vec<&'static Scenario>, Fault> {
-    names
-        .iter()
-        .map(|name| {
-            ALL.iter().find(|scenario| scenario.name == name).ok_or_else(|| {
-                let known: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
-                Fault::Usage(format!("no scenario {name}; there are {}", known.join(", ")))
-            })
-        })
-        .collect()
+    let mut found: Vec<&'static Scenario> = Vec::new();
+    for name in names {
+        let scenario = ALL.iter().find(|scenario| scenario.name == name).ok_or_else(|| {
+            let known: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
+            Fault::Usage(format!("no scenario {name}; there are {}", known.join(", ")))
+        })?;
+        if !found.iter().any(|known| known.name == scenario.name) {
+            found.push(scenario);
+        }
+    }
+    Ok(found)
 }

@@ -4,41 +4,63 @@
 use crc_fast::{CrcAlgorithm, checksum};
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 
-use crate::workload::Content;
+use crate::workload::{Content, Workload, words};
 
 const BLOCK: usize = 64 << 10;
-/// Records of a batch.
-pub const BATCH: u64 = 10_000;
+
+/// What is made.
+pub struct Job {
+    pub workload: Workload,
+    /// Records of a batch.
+    pub batch: u64,
+    pub lz4: bool,
+    /// All of a batch compressed when it is full, not block by block as they fill.
+    pub at_seal: bool,
+    /// Records made beforehand, in turn; empty where they are made one by one.
+    pub pool: Vec<Content>,
+}
 
 /// Sends batches of records `0..count` to `done`, in memory that is used again.
-pub fn produce(count: u64, at_seal: bool, mut done: impl FnMut(&[u8], u32)) {
-    let (mut content, mut raw, mut wire) = (Content::default(), Vec::with_capacity(BLOCK + 4096), Vec::new());
+pub fn produce(job: &Job, count: u64, mut done: impl FnMut(&[u8], u32)) {
+    let (mut made, mut raw, mut wire) = (Content::default(), Vec::with_capacity(BLOCK + 4096), Vec::new());
     let (mut table, mut scratch) = (CompressTable::large(), vec![0; get_maximum_output_size(BLOCK)]);
+    let (mut in_batch, mut in_pool) = (0, 0);
     for index in 0..count {
-        content.make(index);
-        encode(&content, index % BATCH, &mut raw);
-        if raw.len() >= BLOCK && !at_seal {
+        let content = match job.pool.get(in_pool) {
+            Some(content) => content,
+            None => {
+                made.make(job.workload, index);
+                &made
+            }
+        };
+        encode(content, in_batch, if job.lz4 { &mut raw } else { &mut wire });
+        if raw.len() >= BLOCK && !job.at_seal {
             compress(&mut raw, false, &mut table, &mut scratch, &mut wire);
         }
-        if (index + 1) % BATCH == 0 || index + 1 == count {
+        (in_batch, in_pool) = (in_batch + 1, in_pool + 1);
+        if in_pool == job.pool.len() {
+            in_pool = 0;
+        }
+        if in_batch == job.batch || index + 1 == count {
             compress(&mut raw, true, &mut table, &mut scratch, &mut wire);
             done(&wire, checksum(CrcAlgorithm::Crc32Iscsi, &wire) as u32);
             wire.clear();
+            in_batch = 0;
         }
     }
 }
 
 /// Reads a batch: how many records, and the sum over them.
-pub fn consume(wire: &[u8], crc: u32, raw: &mut Vec<u8>) -> (u64, u64) {
+pub fn consume(wire: &[u8], crc: u32, lz4: bool, raw: &mut Vec<u8>) -> (u64, u64) {
     assert_eq!(checksum(CrcAlgorithm::Crc32Iscsi, wire) as u32, crc, "CRC");
-    let (mut rest, mut len) = (wire, 0);
+    let (mut rest, mut len) = (if lz4 { wire } else { &[] }, 0);
     while let Some((head, after)) = rest.split_first_chunk::<4>() {
         let (block, after) = after.split_at(u32::from_le_bytes(*head) as usize);
         raw.resize(raw.len().max(len + BLOCK), 0);
         len += decompress_into(block, &mut raw[len..]).unwrap_or(0);
         rest = after;
     }
-    let (mut at, mut count, mut sum) = (&raw[..len], 0, 0u64);
+    let (mut at, mut count, mut sum) = (if lz4 { &raw[..len] } else { wire }, 0, 0u64);
     while !at.is_empty() {
         let mut record = &field(&mut at)[1..];
         let _deltas = (read_varint(&mut record), read_varint(&mut record));
@@ -53,10 +75,13 @@ pub fn consume(wire: &[u8], crc: u32, raw: &mut Vec<u8>) -> (u64, u64) {
     (count, sum)
 }
 
-/// Appends record `at` of a batch: length, attributes, deltas, body.
+/// Appends record `at` of a batch: length, attributes, deltas, body. (A null key costs what an empty one costs.)
 fn encode(content: &Content, at: u64, out: &mut Vec<u8>) {
     let field = |bytes: &[u8]| varint_len(bytes.len() as u64) + bytes.len();
-    let headers: usize = content.headers().iter().map(|(name, value)| field(name) + field(value)).sum();
+    let (mut names, mut headers) = (0, 0);
+    for (name, value) in content.headers() {
+        (names, headers) = (names + 1, headers + field(name) + field(value));
+    }
     let len = 2 + varint_len(at / 1000) + varint_len(at) + field(&content.key) + field(&content.value) + headers;
     varint(out, len as u64);
     out.push(0);
@@ -66,8 +91,8 @@ fn encode(content: &Content, at: u64, out: &mut Vec<u8>) {
         varint(out, bytes.len() as u64);
         out.extend_from_slice(bytes);
     }
-    varint(out, 3);
-    for bytes in content.headers().iter().flat_map(|(name, value)| [name, value]) {
+    varint(out, names);
+    for bytes in content.headers().flat_map(|(name, value)| [name, value]) {
         varint(out, bytes.len() as u64);
         out.extend_from_slice(bytes);
     }
@@ -116,14 +141,4 @@ fn read_varint(at: &mut &[u8]) -> usize {
         }
     }
     n / 2
-}
-
-/// See `src/cli/commands/bench/sum.rs`.
-pub fn words(field: &[u8]) -> u64 {
-    let (whole, rest) = field.as_chunks::<8>();
-    let Some(last) = field.last_chunk::<8>() else {
-        return field.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)) + field.len() as u64;
-    };
-    let sum = whole.iter().fold(field.len() as u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)));
-    if rest.is_empty() { sum } else { sum.wrapping_add(u64::from_le_bytes(*last)) }
 }

@@ -26,6 +26,8 @@ pub struct Cost {
     pub cpu: Duration,
     /// User and system time of this process since it was started, all threads, ended ones too.
     pub process_cpu: Duration,
+    /// Times that a thread of this process gave up its processor or lost it, since each of them was started.
+    pub context_switches: u64,
     /// Peak resident memory of this process during the phase, in bytes.
     pub max_rss_bytes: u64,
     /// User and system time of the broker's process, where its id is known.
@@ -56,6 +58,7 @@ impl Meter {
             wall,
             cpu: process_cpu.saturating_sub(self.own.cpu),
             process_cpu,
+            context_switches: context_switches(),
             max_rss_bytes: peak_rss("self").unwrap_or(0),
             broker_cpu,
             broker_max_rss_bytes: self.broker.and_then(|(pid, _)| peak_rss(&pid.to_string())),
@@ -78,6 +81,17 @@ fn usage(pid: &str) -> Option<Usage> {
     let system: u64 = fields.next()?.parse().ok()?;
     let ticks = rustix::param::clock_ticks_per_second().max(1);
     Some(Usage { cpu: Duration::from_secs_f64((user + system) as f64 / ticks as f64) })
+}
+
+/// Of all threads that there are now.
+fn context_switches() -> u64 {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let of = |thread: fs::DirEntry| {
+        let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        let counts = status.lines().filter_map(|line| line.split_once("ctxt_switches:")?.1.trim().parse::<u64>().ok());
+        counts.sum::<u64>()
+    };
+    threads.map(of).sum()
 }
 
 /// `VmHWM` of a process, in bytes.

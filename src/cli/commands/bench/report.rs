@@ -117,6 +117,7 @@ impl Report {
             "messages_per_s": per_second(row),
             "cpu_us_per_message": cpu_us(row),
             "process_cpu_seconds": row.cost.process_cpu.as_secs_f64(),
+            "context_switches": row.cost.context_switches,
             "max_rss_bytes": row.cost.max_rss_bytes,
             "batches": row.batches,
             "requests": row.requests,

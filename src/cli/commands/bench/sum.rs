@@ -73,10 +73,11 @@ mod tests {
         assert_eq!(words(&[1, 0, 0, 0, 0, 0, 0, 0, 1]), 9 + 1 + (1 << 56));
     }
 
-    /// The same figures stand in the test of the program in Go.
+    /// The same figures stand in the tests of the other clients' programs.
     #[test]
-    fn the_telemetry_workload_has_a_known_sum() {
+    fn workloads_have_known_sums() {
         assert_eq!(Sum::expected(Workload::Telemetry, 1_000).to_string(), "dcc558c833cb7022");
+        assert_eq!(Sum::expected(Workload::Fixed(100), 1_000).to_string(), "c8e77a511267e02f");
     }
 
     #[test]
