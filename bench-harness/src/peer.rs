@@ -4,6 +4,7 @@
 //! `ottla bench --json` does. Adding one is a line in [`ALL`] and a program under `bench-harness/peers`.
 
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -83,6 +84,7 @@ pub const FLOOR: &str = "floor";
 
 const GO: Kind =
     Kind::Foreign { build: &["go", "build", "-mod=readonly", "-ldflags", "-s -w", "-o", "OUT", "."], needs: "Go 1.26" };
+const ALIKE: &[Step] = &[Step::new(Phase::Produce, "", &[]), Step::new(Phase::Consume, "", &[])];
 
 /// Every peer.
 pub const ALL: &[Peer] = &[
@@ -107,6 +109,21 @@ pub const ALL: &[Peer] = &[
             Step::new(Phase::Consume, "", &[]),
             Step::new(Phase::Consume, "pooled", &["-pooled"]),
         ],
+    },
+    Peer {
+        name: "java",
+        what: "Apache Kafka's own client 4.4.0; the slope leaves out what its JVM compiles in the short run",
+        kind: Kind::Foreign { build: &["./build", "OUT"], needs: "a JDK 17 with Maven" },
+        steps: ALIKE,
+    },
+    Peer {
+        name: "librdkafka",
+        what: "librdkafka as installed, by its C API; reads by the batch queue",
+        kind: Kind::Foreign {
+            build: &["cc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", "OUT", "main.c", "-lrdkafka"],
+            needs: "a C compiler with librdkafka-dev",
+        },
+        steps: ALIKE,
     },
     Peer {
         name: FLOOR,
@@ -157,7 +174,9 @@ impl Peer {
             (Kind::Ottla, None) => cargo(root, "ottla", &["--features", "cli"]),
             (Kind::Floor, _) => cargo(root, FLOOR, &["-p", "bench-harness"]),
             (Kind::Foreign { build, needs }, _) => {
-                let out = target(root).join("bench-harness").join(self.name);
+                let programs = target(root).join("bench-harness");
+                fs::create_dir_all(&programs).map_err(Fault::failed(programs.display()))?;
+                let out = programs.join(self.name);
                 let words: Vec<String> = build.iter().map(|word| word.replace("OUT", &out.to_string_lossy())).collect();
                 let [program, args @ ..] = words.as_slice() else { return Ok(out) };
                 let mut command = Command::new(program);
@@ -259,19 +278,19 @@ mod tests {
         let found: Vec<_> = named(&names).unwrap().iter().map(|peer| peer.name).collect();
         assert_eq!(found, ["ottla", "franz-go"]);
         let fault = named(&["kafkajs".to_owned()]).unwrap_err();
-        assert!(matches!(&fault, Fault::Usage(text) if text.contains("there are ottla, franz-go, floor")), "{fault:?}");
+        assert!(matches!(&fault, Fault::Usage(text) if text.contains("there are ottla, franz-go, java")), "{fault:?}");
     }
 
     #[test]
     fn a_job_becomes_each_peers_own_words() {
         let scenario = scenario::named(&["telemetry-12".to_owned()]).unwrap()[0];
         let job = Job { bootstrap: "b:1", topic: "t", messages: 7, scenario };
-        let said: Vec<_> = ALL
+        let peers = named(&["ottla", REFERENCE, FLOOR].map(str::to_owned)).unwrap();
+        let said = peers
             .iter()
-            .filter_map(|peer| Some(words(&peer.command(Path::new("x"), peer.steps.last()?, job)).join(" ")))
-            .collect();
+            .filter_map(|peer| Some(words(&peer.command(Path::new("x"), peer.steps.last()?, job)).join(" ")));
         assert_eq!(
-            said[..3],
+            said.collect::<Vec<_>>(),
             [
                 "bench consume -q --json -b b:1 -t t --messages 7 --partitions 12 --workload telemetry --compression lz4 \
                  --linger-ms 100 --verify full",
