@@ -7,20 +7,24 @@
 mod sim_support;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use ottla::base::rng::Rng;
+use ottla::base::sync::park_until;
 use ottla::base::time::Time;
 use ottla::batch::RecordSet;
 use ottla::config::EngineSettings;
-use ottla::producer::{DeliveryError, Producer, Record, RejectReason};
+use ottla::producer::{DeliveryError, FlushError, Losses, Producer, Record, RejectReason};
 use ottla::testkit::broker::{Reaction, Rule, TopicSpec};
 use ottla::testkit::clock::SimClock;
-use ottla::testkit::sim::World;
+use ottla::testkit::net::Rates;
+use ottla::testkit::sim::{Climate, World};
 use ottla::wire::messages::ProduceRequest;
 use ottla::wire::{ApiKey, ErrorCode};
-use sim_support::scene::{Answer, Play, Report, Scene, Told, judge};
+use sim_support::scene::{Answer, Play, Report, Scene, Told, judge, within};
 use sim_support::{Bed, MINUTE, SECOND, Tally};
 
 const MS: Duration = Duration::from_millis(1);
@@ -338,6 +342,347 @@ fn d1_24_closing_in_traffic_gives_every_record_one_outcome() {
     for outcome in ["delivered", "failed", "unknown", "refused"] {
         assert!(counted(&met, &format!("outcome: {outcome}")) > 0, "no record ended {outcome}: {met:#?}");
     }
+}
+
+/// How brokers fall silent.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Silence {
+    /// They read and never answer.
+    NoAnswers,
+    /// Nothing is delivered to them any more.
+    Held,
+    /// The same since before the first connection: nothing is known of any topic.
+    HeldFromTheStart,
+}
+
+const LIMITS_MS: [u64; 9] = [0, 1, 5, 20, 50, 100, 333, 1_000, 4_000];
+
+/// Sleeps in a thread of the world.
+fn nap(clock: &SimClock, duration: Duration) {
+    let _ = park_until::<()>(clock.time() + duration, clock, |_| Poll::Pending);
+}
+
+/// How long a call took that had `limit`: between that and 50 ms more; exactly that where threads wake on time.
+fn in_time<T>(seed: u64, what: &str, clock: &SimClock, limit: Duration, exactly: bool, call: impl FnOnce() -> T) -> T {
+    let begun = clock.time();
+    let answer = call();
+    let took = clock.time().since(begun);
+    let margin = if exactly { Duration::ZERO } else { 50 * MS };
+    assert!((limit..=limit + margin).contains(&took), "seed {seed}: {what} with {limit:?} took {took:?}");
+    answer
+}
+
+#[test]
+fn d1_22_flush_and_close_return_within_their_time_and_50_ms_when_brokers_are_silent() {
+    const TOPICS: &[(&str, i32)] = &[("orders", 8), ("prices", 1)];
+    let silences = [Silence::NoAnswers, Silence::Held, Silence::HeldFromTheStart];
+    // With late wakes and pushes every other time; a machine that stalls threads for 50 ms is another matter.
+    let late = Climate { stall_per_10_000: 0, ..Climate::rough() };
+    for (seed, limit) in (1..).zip(LIMITS_MS.into_iter().cycle().take(18)) {
+        let (silence, exactly) = (silences[seed as usize % 3], seed % 2 == 0);
+        let world = if exactly { World::calm(seed) } else { World::new(seed, late, Rates::calm()) };
+        let mut bed = Bed::new(world, 2, 2, TOPICS, EngineSettings { buffer_memory: 256 << 10, ..settings() });
+        let clock = bed.world.clock();
+        let (open, sealed) = (bed.engine.producer().linger(100 * SECOND), bed.engine.producer().linger(MS));
+        let (open, sealed) = (open.build().unwrap(), sealed.batch_count_max(Some(3)).build().unwrap());
+        let hold = |bed: &Bed| (0..2).for_each(|node| bed.world.net().hold(bed.broker.address(node).unwrap(), true));
+        if silence == Silence::HeldFromTheStart {
+            hold(&bed);
+        } else {
+            let producers = [open.clone(), sealed.clone()];
+            bed.run_thread(MINUTE, move || {
+                for (producer, partition) in producers.iter().flat_map(|it| (0..8).map(move |to| (it, to))) {
+                    producer.submit(Record::to("orders").partition(partition).value("w")).unwrap().wait().unwrap();
+                }
+            });
+        }
+        match silence {
+            Silence::NoAnswers => drop(bed.broker.with(|core| core.faults.add(Rule::new(Reaction::BlackHole)))),
+            Silence::Held => hold(&bed),
+            Silence::HeldFromTheStart => {}
+        }
+        // Many lanes with something in every stage: in flight (somebody waits), sealed by number, open, without a topic.
+        let mut lanes: Vec<_> = (0..24).map(|at| if at % 2 == 0 { open.lane() } else { sealed.lane() }).collect();
+        for (at, lane) in lanes.iter_mut().enumerate() {
+            let record = |topic: &'static str| Record::to(topic).value("12345678901234567890");
+            drop(lane.submit(record("orders").partition(at as i32 % 8)).unwrap());
+            (0..10).for_each(|_| lane.send(record("orders").partition(at as i32 % 8)).unwrap());
+            (0..3).for_each(|_| lane.send(record("never")).unwrap());
+        }
+        sealed.send(Record::to("orders").partition(0).value("by the shared handle")).unwrap();
+        // And threads that wait for memory, behind whom a flush waits too.
+        let blocked: Vec<_> = (0..3)
+            .map(|at| {
+                let (own, shared) = (open.lane(), open.clone());
+                bed.start_thread("blocked", move || {
+                    let (mut own, value) = (own, "x".repeat(9_000));
+                    let record = Record::to("prices").partition(0).value(&value);
+                    while (if at == 0 { own.send(record.clone()) } else { shared.send(record.clone()) }).is_ok() {}
+                })
+            })
+            .collect();
+        bed.pass(SECOND);
+        assert!(blocked.iter().all(|slot| slot.lock().unwrap().is_none()), "seed {seed}: nobody is blocked");
+        let mut calls = Vec::new();
+        for lane in lanes.drain(..20) {
+            let (mut lane, clock) = (lane, clock.clone());
+            calls.push(bed.start_thread("flushes a lane", move || {
+                for limit in LIMITS_MS.map(Duration::from_millis) {
+                    let flushed = in_time(seed, "Lane::flush", &clock, limit, exactly, || lane.flush(limit));
+                    assert_eq!(flushed, Err(FlushError::Timeout), "seed {seed}");
+                }
+            }));
+        }
+        for producer in [open.clone(), open.clone(), sealed.clone()] {
+            let clock = clock.clone();
+            calls.push(bed.start_thread("flushes and closes", move || {
+                for limit in LIMITS_MS.map(Duration::from_millis) {
+                    let flushed = in_time(seed, "flush", &clock, limit, exactly, || producer.flush(limit));
+                    assert_eq!(flushed, Err(FlushError::Timeout), "seed {seed}");
+                }
+                nap(&clock, SECOND);
+                for limit in LIMITS_MS.map(Duration::from_millis) {
+                    let closed = in_time(seed, "close", &clock, limit, exactly, || producer.close(limit));
+                    assert_eq!(closed, Err(FlushError::Timeout), "seed {seed}");
+                }
+            }));
+        }
+        bed.world.run(MINUTE, || calls.iter().all(|slot| slot.lock().unwrap().is_some()));
+        // The engine ends, whoever still flushes and sends.
+        let flushing: Vec<_> = lanes
+            .into_iter()
+            .map(|lane| {
+                let mut lane = lane;
+                bed.start_thread("still flushes", move || lane.flush(100 * SECOND))
+            })
+            .collect();
+        let (engine, limit) = (bed.engine.clone(), Duration::from_millis(limit));
+        bed.run_thread(MINUTE, move || {
+            nap(&clock, 10 * MS);
+            let closed = in_time(seed, "Engine::close", &clock, limit, false, || engine.close(limit));
+            assert_eq!(closed, Ok(()), "seed {seed}");
+        });
+        bed.pass(SECOND);
+        assert!(blocked.iter().all(|slot| slot.lock().unwrap().is_some()), "seed {seed}: a sender is still blocked");
+        for slot in &flushing {
+            let losses = slot.lock().unwrap().take().unwrap().unwrap();
+            assert_eq!(losses.failed + losses.unknown, 14, "seed {seed}: {losses:?}");
+        }
+    }
+}
+
+/// What threads that send without end have begun and heard, and where they are told to stop.
+#[derive(Default)]
+struct Endless {
+    begun: AtomicUsize,
+    heard: Arc<AtomicUsize>,
+    stop: AtomicBool,
+}
+
+#[test]
+fn d1_22_a_flush_covers_blocked_senders_and_the_last_callback_and_nothing_later() {
+    let mut blocked = 0;
+    for seed in 1..=8 {
+        // Every other time memory is short when the flush begins, and somebody waits for it.
+        let short = seed % 2 == 0;
+        let memory = if short { 64 << 10 } else { 32 << 20 };
+        let mut bed = Bed::new(World::rough(seed), 3, 2, TWO, EngineSettings { buffer_memory: memory, ..settings() });
+        let producer = bed.engine.producer().linger(100 * SECOND).build().unwrap();
+        let clock = bed.world.clock();
+        bed.broker.with(|core| core.faults.add(Rule::new(Reaction::DelayAnswer(60 * MS)).api(ApiKey::Produce)));
+        let all: Vec<Arc<Endless>> = (0..3).map(|_| Arc::default()).collect();
+        let senders: Vec<_> = all
+            .iter()
+            .cloned()
+            .enumerate()
+            .map(|(source, mine)| {
+                let (producer, clock) = (producer.clone(), clock.clone());
+                bed.start_thread("sends without end", move || {
+                    let value = "x".repeat(if short { 3_000 } else { 30 });
+                    let record = Record::to(TWO[source % 2].0).partition(0).value(&value);
+                    while !mine.stop.load(Ordering::SeqCst) {
+                        mine.begun.fetch_add(1, Ordering::SeqCst);
+                        let heard = Arc::clone(&mine.heard);
+                        let count = move |outcome: ottla::producer::DeliveryResult| {
+                            outcome.unwrap();
+                            heard.fetch_add(1, Ordering::SeqCst);
+                        };
+                        producer.send_with(record.clone(), count).unwrap();
+                        nap(&clock, Duration::from_micros(700));
+                    }
+                })
+            })
+            .collect();
+        let (flusher, seen, timer) = (producer.clone(), all.clone(), clock.clone());
+        let stuck = bed.run_thread(10 * MINUTE, move || {
+            let mut stuck = 0;
+            for _ in 0..6 {
+                nap(&timer, 150 * MS);
+                let before: Vec<usize> = seen.iter().map(|it| it.begun.load(Ordering::SeqCst)).collect();
+                nap(&timer, 5 * MS);
+                let earlier = before;
+                let before: Vec<usize> = seen.iter().map(|it| it.begun.load(Ordering::SeqCst)).collect();
+                stuck += earlier.iter().zip(&before).filter(|(earlier, now)| earlier == now).count();
+                let begun = timer.time();
+                assert_eq!(flusher.flush(MINUTE), Ok(Losses { failed: 0, unknown: 0 }), "seed {seed}");
+                let took = timer.time().since(begun);
+                // Records of one partition are heard of in order, whoever sent them: counts are enough.
+                for (mine, before) in seen.iter().zip(&before) {
+                    let heard = mine.heard.load(Ordering::SeqCst);
+                    assert!(heard >= *before, "seed {seed}: {heard} of {before} outcomes heard when flush returned");
+                }
+                assert!(took < 40 * SECOND, "seed {seed}: linger did not end, or later records held it up: {took:?}");
+            }
+            stuck
+        });
+        blocked += if short { stuck } else { 0 };
+        all.iter().for_each(|it| it.stop.store(true, Ordering::SeqCst));
+        let flusher = producer.clone();
+        let last = bed.start_thread("last flush", move || {
+            nap(&clock, SECOND);
+            flusher.flush(MINUTE)
+        });
+        bed.world.run(10 * MINUTE, || {
+            last.lock().unwrap().is_some() && senders.iter().all(|slot| slot.lock().unwrap().is_some())
+        });
+        let begun: usize = all.iter().map(|it| it.begun.load(Ordering::SeqCst)).sum();
+        let (logged, heard): (usize, usize) =
+            (bed.logs().values().map(Vec::len).sum(), all.iter().map(|it| it.heard.load(Ordering::SeqCst)).sum());
+        assert_eq!((logged, heard), (begun, begun), "seed {seed}");
+    }
+    println!("{blocked} threads were blocked when a flush began");
+    assert!(blocked > 10, "hardly anybody was blocked when a flush began: {blocked}");
+}
+
+/// The first part of a record's value, padded to `bytes`.
+fn padded(name: &str, bytes: usize) -> String {
+    format!("{name}:{}", "x".repeat(bytes))
+}
+
+/// An engine whose 64 KiB are used up by records on partitions 0 to 3; the broker answers when asked to.
+fn exhausted(bed: &mut Bed, producer: &Producer, partitions: i32) -> usize {
+    let (broker, sender) = (bed.broker.clone(), producer.clone());
+    bed.run(MINUTE, async move {
+        for partition in 0..partitions {
+            let sent = sender.submit_async(Record::to("orders").partition(partition).value("w")).await.unwrap();
+            sent.await.unwrap();
+        }
+        broker.with(|core| core.faults.add(Rule::new(Reaction::DelayAnswer(100 * MS)).api(ApiKey::Produce)));
+        let value = padded("fill", 2_000);
+        (0..4)
+            .map(|to| {
+                let record = Record::to("orders").partition(to).value(&value);
+                (0..64).take_while(|_| sender.try_send(record.clone()).is_ok()).count()
+            })
+            .sum()
+    })
+}
+
+#[test]
+fn d1_23_freed_memory_goes_to_those_who_waited_longest_and_linger_ends_for_them() {
+    // A partition each: one that holds much waits behind itself, which is another rule (r08).
+    const ORDERS: &[(&str, i32)] = &[("orders", 16)];
+    let (mut rounds, mut apart) = (0, 0);
+    for seed in 1..=6 {
+        let settings = EngineSettings { buffer_memory: 64 << 10, max_in_flight_requests: 1, ..settings() };
+        let mut bed = Bed::new(World::calm(seed), 1, 1, ORDERS, settings);
+        let producer = bed.engine.producer().linger(50 * SECOND).batch_size(5_000).build().unwrap();
+        assert!(exhausted(&mut bed, &producer, 16) > 10, "seed {seed}");
+        // Those who wait, in this order: large and small ones of partitions that hold nothing.
+        let mut rng = Rng::new(seed);
+        let sizes: Vec<usize> = (0..12).map(|at| [20_000, 600, 6_000][(at + rng.below(2) as usize) % 3]).collect();
+        let begun = bed.now();
+        let served: Vec<_> = sizes
+            .iter()
+            .enumerate()
+            .map(|(at, bytes)| {
+                let (producer, clock, value) = (producer.clone(), bed.world.clock(), padded(&at.to_string(), *bytes));
+                // Futures and threads stand in one line.
+                let record = Record::to("orders").partition(4 + at as i32);
+                let slot: Arc<Mutex<Option<Time>>> = Arc::default();
+                let note = Arc::clone(&slot);
+                if at % 2 == 0 {
+                    bed.world.spawn_task("waits", async move {
+                        producer.send_async(record.value(&value)).await.unwrap();
+                        *note.lock().unwrap() = Some(clock.time());
+                    });
+                } else {
+                    bed.start_thread("waits", move || {
+                        producer.send(record.value(&value)).unwrap();
+                        *note.lock().unwrap() = Some(clock.time());
+                    });
+                }
+                // It stands in line before the next one comes.
+                bed.pass(Duration::from_micros(10));
+                slot
+            })
+            .collect();
+        bed.world.run(MINUTE, || served.iter().all(|slot| slot.lock().unwrap().is_some()));
+        let served: Vec<Time> = served.iter().map(|slot| slot.lock().unwrap().unwrap()).collect();
+        let took: Vec<Duration> = served.iter().map(|at| at.since(begun)).collect();
+        assert!(served.is_sorted(), "seed {seed}: {sizes:?} were served after {took:?}");
+        assert!(took[0] > MS && took[11] < 20 * SECOND, "seed {seed}: linger is 50 s: {took:?}");
+        rounds += 1;
+        apart += usize::from(took[11] - took[0] > 90 * MS);
+        let losses = bed.run(MINUTE, async move { producer.flush_async().await });
+        assert_eq!(losses, Losses::default(), "seed {seed}");
+    }
+    assert_eq!(apart, rounds, "all were served at once: their order shows nothing");
+}
+
+#[test]
+fn d1_23_waiting_senders_that_give_up_hold_nobody_and_nothing() {
+    let mut given_up = 0;
+    for seed in 1..=12 {
+        let world = if seed % 2 == 0 { World::calm(seed) } else { World::rough(seed) };
+        let settings = EngineSettings { buffer_memory: 64 << 10, ..settings() };
+        let mut bed = Bed::new(world, 1, 1, &[("orders", 8)], settings);
+        let producer = bed.engine.producer().linger(50 * SECOND).max_block(2 * SECOND).build().unwrap();
+        exhausted(&mut bed, &producer, 8);
+        let mut rng = Rng::new(seed);
+        let address = bed.broker.address(0).unwrap();
+        // Nothing is acknowledged for a while, then one answer after the other.
+        bed.world.net().hold(address, true);
+        let waiters: Vec<_> = (0..24)
+            .map(|at| {
+                let (producer, clock) = (producer.clone(), bed.world.clock());
+                let value = padded(&at.to_string(), [20_000, 600, 6_000][rng.below(3) as usize]);
+                // Cancelled futures, threads that wait for their `max.block.ms` only, and patient ones.
+                let patience = Duration::from_micros(rng.below(3_000_000));
+                bed.pass(Duration::from_micros(10));
+                let partition = 4 + at % 4;
+                if at % 3 == 0 {
+                    let sends = move || {
+                        let sent = producer.send(Record::to("orders").partition(partition).value(&value));
+                        sent.map_err(|rejected| assert_eq!(rejected.reason, RejectReason::Timeout)).is_ok()
+                    };
+                    return bed.start_thread("waits", sends);
+                }
+                let slot: Arc<Mutex<Option<bool>>> = Arc::default();
+                let note = Arc::clone(&slot);
+                bed.world.spawn_task("may give up", async move {
+                    let send = producer.send_async(Record::to("orders").partition(partition).value(&value));
+                    let sent = within(&clock, patience, send).await;
+                    *note.lock().unwrap() = Some(matches!(sent, Some(Ok(()))));
+                });
+                slot
+            })
+            .collect();
+        bed.pass(Duration::from_micros(rng.below(2_500_000)));
+        bed.world.net().hold(address, false);
+        bed.world.run(MINUTE, || waiters.iter().all(|slot| slot.lock().unwrap().is_some()));
+        given_up += waiters.iter().filter(|slot| *slot.lock().unwrap() == Some(false)).count();
+        // All of it is there again: one record takes nearly everything.
+        let last = bed.run(5 * MINUTE, async move {
+            let losses = producer.flush_async().await;
+            let value = padded("last", 60_000);
+            let last = producer.send_async(Record::to("orders").partition(0).value(&value)).await;
+            (losses, last.map_err(|rejected| rejected.reason))
+        });
+        assert_eq!(last, (Losses::default(), Ok(())), "seed {seed}");
+    }
+    println!("{given_up} gave up");
+    assert!((40..250).contains(&given_up), "{given_up} of 288 gave up");
 }
 
 #[test]

@@ -198,31 +198,70 @@ mod cached {
     pub(super) fn put_back(_: (Arc<Parker>, Waker)) {}
 }
 
+/// How a thread that a simulation runs waits: it tells the simulator, whose wakes reach it late and twice like any other's.
+#[cfg(feature = "testkit")]
+pub trait Stage {
+    /// Gives the thread its next turn.
+    fn waker(&self) -> Waker;
+    /// Ends the turn; returns in the next one, at `until` at the latest ([`Time::NEVER`]: only when woken).
+    fn sleep(&self, until: Time);
+}
+
+#[cfg(feature = "testkit")]
+mod staged {
+    use super::Stage;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    thread_local! {
+        static STAGE: RefCell<Option<Rc<dyn Stage>>> = const { RefCell::new(None) };
+    }
+    /// From here on this thread belongs to a simulation.
+    pub fn enter_stage(stage: Rc<dyn Stage>) {
+        STAGE.with_borrow_mut(|place| *place = Some(stage));
+    }
+    pub(super) fn current() -> Option<Rc<dyn Stage>> {
+        STAGE.try_with(|place| place.borrow().clone()).ok().flatten()
+    }
+}
+#[cfg(feature = "testkit")]
+pub use staged::enter_stage;
+
 /// Blocks this thread until `poll` is ready, or until `deadline` ([`Time::NEVER`] waits forever). `None` means that the
 /// time was up: `poll` was asked once more after the deadline, so an answer that came in time is never dropped.
-pub fn park_until<T>(
+pub fn park_until<T>(deadline: Time, clock: &impl Clock, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
+    #[cfg(feature = "testkit")]
+    if let Some(stage) = staged::current() {
+        return sleep_until(deadline, clock, poll, &stage.waker(), |_| stage.sleep(deadline));
+    }
+    let (parker, waker) = cached::take();
+    let answer = sleep_until(deadline, clock, poll, &waker, |now| match deadline {
+        Time::NEVER => parker.park(None),
+        deadline => parker.park(Some(now.until(deadline))),
+    });
+    cached::put_back((parker, waker));
+    answer
+}
+
+/// The loop of [`park_until`]; `sleep` gets the time.
+fn sleep_until<T>(
     deadline: Time,
     clock: &impl Clock,
     mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    waker: &Waker,
+    sleep: impl Fn(Time),
 ) -> Option<T> {
-    let (parker, waker) = cached::take();
-    let mut context = Context::from_waker(&waker);
-    let answer = loop {
+    let mut context = Context::from_waker(waker);
+    loop {
         // The clock is read before the poll: late enough means that the poll after it was the last one owed.
         let now = if deadline == Time::NEVER { Time::ZERO } else { clock.now().mono };
         if let Poll::Ready(answer) = poll(&mut context) {
-            break Some(answer);
+            return Some(answer);
         }
-        if deadline == Time::NEVER {
-            parker.park(None);
-        } else if now >= deadline {
-            break None;
-        } else {
-            parker.park(Some(now.until(deadline)));
+        if deadline != Time::NEVER && now >= deadline {
+            return None;
         }
-    };
-    cached::put_back((parker, waker));
-    answer
+        sleep(now);
+    }
 }
 
 /// Who waits for one thing to change. Registering takes a lock; a change costs one load while nobody waits.

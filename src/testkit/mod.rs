@@ -11,3 +11,4 @@ pub mod clock;
 pub mod net;
 pub mod proxy;
 pub mod sim;
+mod thread;

@@ -9,12 +9,14 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use super::clock::{SimClock, Sleep};
 use super::net::{Party, Rates, SimNet};
+use super::thread;
 use crate::base::gate::Medium;
 use crate::base::time::{Clock, Now, Time};
 use crate::ring::sim::{SimBackend, SimWaker};
@@ -140,6 +142,18 @@ impl World {
             None
         });
         party
+    }
+
+    /// Makes a party of a thread: an application written with blocking calls. It has its turn from one wait to the next, and
+    /// nobody else has one meanwhile; waits that `base::sync` knows nothing of would stop the world.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn spawn_thread(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Party> {
+        let party = self.party(name);
+        let actor = thread::ThreadActor::start(self.waker(party), work)?;
+        self.spawn(party, actor);
+        Ok(party)
     }
 
     /// A future that is ready after `duration` of virtual time, for tasks.

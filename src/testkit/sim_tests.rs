@@ -11,6 +11,7 @@ use super::*;
 use crate::base::chunk::{ChunkPool, Piece};
 use crate::base::ids::LaneId;
 use crate::base::rng::Rng;
+use crate::base::sync::park_until;
 use crate::mesh::{Budget, LaneSettings, Sleeper, completions, lane, sleeper};
 use crate::ring::{Backend, Events, SendChain, Sock, SocketOptions, Wait, Wake};
 use crate::testkit::net::{ReadResult, SimListener, SimStream};
@@ -341,4 +342,75 @@ fn tasks_sleep_in_virtual_time_and_the_wall_clock_may_jump() {
     let after = world.clock().now();
     assert_eq!(after.mono.since(before.mono).as_secs(), 3_600);
     assert_eq!(after.wall_ms - before.wall_ms, 3_595_000);
+}
+
+/// Threads wait in virtual time, one runs at a time, and the same seed gives the same run.
+#[test]
+fn r13_threads_that_block_are_parties_like_others() {
+    fn run(seed: u64) -> (Vec<(u32, u64)>, u64) {
+        let mut world = World::rough(seed);
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        for name in 0..3 {
+            let (clock, seen) = (world.clock(), Arc::clone(&seen));
+            world
+                .spawn_thread("sleeper", move || {
+                    for _ in 0..20 {
+                        let until = clock.time() + Duration::from_millis(10);
+                        assert_eq!(park_until::<()>(until, &clock, |_| Poll::Pending), None);
+                        seen.lock().unwrap().push((name, clock.time().0));
+                    }
+                })
+                .unwrap();
+        }
+        world.run(Duration::from_secs(60), || seen.lock().unwrap().len() == 60);
+        let seen = seen.lock().unwrap().clone();
+        (seen, world.schedule().trace_hash())
+    }
+    assert_eq!(run(3), run(3));
+    assert_ne!(run(3).1, run(4).1);
+}
+
+#[test]
+fn r13_a_thread_hears_wakes_ends_with_its_world_and_panics_into_it() {
+    let mut world = World::calm(1);
+    let event = crate::mesh::Event::new();
+    let heard = Arc::new(std::sync::Mutex::new(None));
+    let (clock, waited, note) = (world.clock(), event.clone(), Arc::clone(&heard));
+    world
+        .spawn_thread("waits for a wake", move || {
+            assert!(waited.wait(Time::NEVER, &clock));
+            *note.lock().unwrap() = Some(clock.time());
+        })
+        .unwrap();
+    let clock = world.clock();
+    world.spawn_task("wakes", async move {
+        clock.sleep(Duration::from_millis(7)).await;
+        event.set();
+    });
+    world.run(Duration::from_secs(1), || heard.lock().unwrap().is_some());
+    assert_eq!(heard.lock().unwrap().map(Time::as_millis), Some(7));
+
+    struct Dropped(Arc<std::sync::Mutex<u32>>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            *self.0.lock().unwrap() += 1;
+        }
+    }
+    let ended = Arc::new(std::sync::Mutex::new(0));
+    let (clock, mine) = (world.clock(), Dropped(Arc::clone(&ended)));
+    world
+        .spawn_thread("waits for ever", move || {
+            let _mine = mine;
+            park_until::<()>(Time::NEVER, &clock, |_| Poll::Pending);
+        })
+        .unwrap();
+    world.run_until(world.clock().time() + Duration::from_millis(1), || false);
+    drop(world);
+    assert_eq!(*ended.lock().unwrap(), 1, "the thread ended with its world");
+
+    let mut world = World::calm(1);
+    world.spawn_thread("panics", || std::panic::resume_unwind(Box::new("on purpose"))).unwrap();
+    let run = std::panic::AssertUnwindSafe(|| world.run_until(Time(1_000_000), || false));
+    let said = std::panic::catch_unwind(run).unwrap_err();
+    assert_eq!(said.downcast_ref::<&str>(), Some(&"on purpose"));
 }

@@ -187,6 +187,29 @@ impl Bed {
         slot
     }
 
+    /// Starts a thread of blocking calls; its result appears in the cell.
+    pub fn start_thread<T: Send + 'static>(
+        &mut self,
+        name: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Arc<Mutex<Option<T>>> {
+        let slot = Arc::new(Mutex::new(None));
+        let out = Arc::clone(&slot);
+        let said = self.world.spawn_thread(name, move || {
+            let value = work();
+            *out.lock().unwrap() = Some(value);
+        });
+        said.unwrap();
+        slot
+    }
+
+    /// Runs a thread of blocking calls to its end and gives what it returned.
+    pub fn run_thread<T: Send + 'static>(&mut self, limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let slot = self.start_thread("thread", work);
+        self.world.run(limit, || slot.lock().unwrap().is_some());
+        slot.lock().unwrap().take().unwrap()
+    }
+
     /// A topic that is made, remade or deleted while the world runs: its log is read too.
     pub fn watch(&mut self, topic: &str) {
         self.topics.push((topic.to_owned(), 0));
