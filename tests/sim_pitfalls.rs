@@ -499,12 +499,16 @@ fn d1_22_a_flush_covers_blocked_senders_and_the_last_callback_and_nothing_later(
                 let (producer, clock) = (producer.clone(), clock.clone());
                 bed.start_thread("sends without end", move || {
                     let value = "x".repeat(if short { 3_000 } else { 30 });
-                    let record = Record::to(TWO[source % 2].0).partition(0).value(&value);
+                    let record = Record::to(TWO[source % 2].0).partition(source as i32 / 2).value(&value);
                     while !mine.stop.load(Ordering::SeqCst) {
                         mine.begun.fetch_add(1, Ordering::SeqCst);
-                        let heard = Arc::clone(&mine.heard);
+                        let (heard, timer) = (Arc::clone(&mine.heard), clock.clone());
+                        let slow = mine.begun.load(Ordering::SeqCst).is_multiple_of(10);
                         let count = move |outcome: ottla::producer::DeliveryResult| {
                             outcome.unwrap();
+                            if slow {
+                                nap(&timer, MS);
+                            }
                             heard.fetch_add(1, Ordering::SeqCst);
                         };
                         producer.send_with(record.clone(), count).unwrap();
@@ -513,6 +517,14 @@ fn d1_22_a_flush_covers_blocked_senders_and_the_last_callback_and_nothing_later(
                 })
             })
             .collect();
+        // Callbacks run on another thread too, which a flush waits for.
+        let (poller, timer, ended) = (producer.clone(), clock.clone(), Arc::clone(&all[0]));
+        let polls = bed.start_thread("polls", move || {
+            while !ended.stop.load(Ordering::SeqCst) {
+                poller.poll();
+                nap(&timer, 2 * MS);
+            }
+        });
         let (flusher, seen, timer) = (producer.clone(), all.clone(), clock.clone());
         let stuck = bed.run_thread(10 * MINUTE, move || {
             let mut stuck = 0;
@@ -543,7 +555,9 @@ fn d1_22_a_flush_covers_blocked_senders_and_the_last_callback_and_nothing_later(
             flusher.flush(MINUTE)
         });
         bed.world.run(10 * MINUTE, || {
-            last.lock().unwrap().is_some() && senders.iter().all(|slot| slot.lock().unwrap().is_some())
+            last.lock().unwrap().is_some()
+                && polls.lock().unwrap().is_some()
+                && senders.iter().all(|slot| slot.lock().unwrap().is_some())
         });
         let begun: usize = all.iter().map(|it| it.begun.load(Ordering::SeqCst)).sum();
         let (logged, heard): (usize, usize) =
@@ -631,6 +645,48 @@ fn d1_23_freed_memory_goes_to_those_who_waited_longest_and_linger_ends_for_them(
 }
 
 #[test]
+fn d1_23_who_stood_behind_one_that_gives_up_goes_on_at_once() {
+    for seed in 1..=4 {
+        let settings = EngineSettings { buffer_memory: 64 << 10, ..settings() };
+        let mut bed = Bed::new(World::calm(seed), 1, 1, &[("orders", 8)], settings);
+        let producer = bed.engine.producer().linger(50 * SECOND).max_block(2 * SECOND).build().unwrap();
+        let warm = producer.clone();
+        bed.run_thread(MINUTE, move || {
+            for partition in [0, 4, 5] {
+                warm.submit(Record::to("orders").partition(partition).value("w")).unwrap().wait().unwrap();
+            }
+        });
+        bed.world.net().hold(bed.broker.address(0).unwrap(), true);
+        let value = padded("held", 2_000);
+        (0..6).for_each(|_| producer.try_send(Record::to("orders").partition(0).value(&value)).unwrap());
+        // More than is free; a future that is dropped, or a thread whose `max.block.ms` passes.
+        let (sender, clock, value) = (producer.clone(), bed.world.clock(), padded("large", 60_000));
+        if seed % 2 == 0 {
+            bed.world.spawn_task("gives up", async move {
+                let send = sender.send_async(Record::to("orders").partition(4).value(&value));
+                assert!(within(&clock, SECOND, send).await.is_none());
+            });
+        } else {
+            bed.start_thread("gives up", move || {
+                let sent = sender.send(Record::to("orders").partition(4).value(&value));
+                assert_eq!(sent.unwrap_err().reason, RejectReason::Timeout);
+            });
+        }
+        bed.pass(20 * MS);
+        let (begun, clock) = (bed.now(), bed.world.clock());
+        let limit = if seed % 2 == 0 { SECOND } else { 2 * SECOND };
+        let took = bed.run_thread(MINUTE, move || {
+            producer.send(Record::to("orders").partition(5).value("small")).unwrap();
+            clock.time().since(begun)
+        });
+        assert!(
+            (limit - 21 * MS..limit + MS).contains(&took),
+            "seed {seed}: served after {took:?}, with nothing given back"
+        );
+    }
+}
+
+#[test]
 fn d1_23_waiting_senders_that_give_up_hold_nobody_and_nothing() {
     let mut given_up = 0;
     for seed in 1..=12 {
@@ -647,7 +703,8 @@ fn d1_23_waiting_senders_that_give_up_hold_nobody_and_nothing() {
             .map(|at| {
                 let (producer, clock) = (producer.clone(), bed.world.clock());
                 let value = padded(&at.to_string(), [20_000, 600, 6_000][rng.below(3) as usize]);
-                // Cancelled futures, threads that wait for their `max.block.ms` only, and patient ones.
+                // Threads that wait for their `max.block.ms` only, cancelled futures, and such as nobody polls any more: what
+                // those are given they never fetch.
                 let patience = Duration::from_micros(rng.below(3_000_000));
                 bed.pass(Duration::from_micros(10));
                 let partition = 4 + at % 4;
@@ -662,7 +719,23 @@ fn d1_23_waiting_senders_that_give_up_hold_nobody_and_nothing() {
                 let note = Arc::clone(&slot);
                 bed.world.spawn_task("may give up", async move {
                     let send = producer.send_async(Record::to("orders").partition(partition).value(&value));
-                    let sent = within(&clock, patience, send).await;
+                    let sent = if at % 3 == 1 {
+                        within(&clock, patience, send).await
+                    } else {
+                        let (mut send, mut polled) = (std::pin::pin!(send), None);
+                        std::future::poll_fn(|context| {
+                            if polled.is_none() {
+                                polled = Some(send.as_mut().poll(context));
+                            }
+                            Poll::Ready(())
+                        })
+                        .await;
+                        clock.sleep(patience).await;
+                        polled.and_then(|polled| match polled {
+                            Poll::Ready(sent) => Some(sent),
+                            Poll::Pending => None,
+                        })
+                    };
                     *note.lock().unwrap() = Some(matches!(sent, Some(Ok(()))));
                 });
                 slot
