@@ -305,3 +305,45 @@ fn nothing_of_the_consumer_is_lost() {
     engine.close(LONG).unwrap();
     assert!(reader.next(LONG).is_err(), "a closed engine says so at once");
 }
+
+/// What takes `limit` at least and ends, within 50 ms more at best: a busy machine holds up some tries, not all.
+fn best_in_time(what: &str, limit: Duration, mut tried: impl FnMut() -> Duration) {
+    let took: Vec<Duration> = (0..12)
+        .map(|_| tried())
+        .inspect(|took| assert!(*took >= limit && *took < limit + LONG, "{what}({limit:?}) took {took:?}"))
+        .take_while(|took| *took > limit + Duration::from_millis(50))
+        .collect();
+    assert!(took.len() < 12, "{what}({limit:?}) took {took:?}");
+}
+
+#[test]
+fn d1_22_flush_and_close_of_a_local_engine_return_in_time_when_no_broker_answers() {
+    for limit in [0, 30, 200].map(Duration::from_millis) {
+        let stuck = || {
+            let broker = Broker::builder().topic("t", 1).start().unwrap();
+            let engine = local(&broker, BackendSetting::Auto);
+            let mut producer = engine.producer().delivery_timeout(Duration::from_secs(100)).build().unwrap();
+            producer.submit(Record::to("t").partition(0).value("first")).unwrap().wait().unwrap();
+            broker.rule(Rule::new(Reaction::BlackHole));
+            (0..100).for_each(|_| producer.send(Record::to("t").partition(0).value("lost")).unwrap());
+            (producer, engine, broker)
+        };
+        let (mut producer, _engine, _broker) = stuck();
+        for what in ["flush", "close"] {
+            best_in_time(what, limit, || {
+                let started = Instant::now();
+                let ended = if what == "flush" { producer.flush(limit) } else { producer.close(limit) };
+                let took = started.elapsed();
+                assert_eq!(ended, Err(FlushError::Timeout));
+                took
+            });
+        }
+        best_in_time("LocalEngine::close", limit, || {
+            let (_producer, engine, _broker) = stuck();
+            let started = Instant::now();
+            // Whether all made it in time is another question.
+            let _ = engine.close(limit);
+            started.elapsed()
+        });
+    }
+}

@@ -376,32 +376,57 @@ fn d1_23_senders_beyond_the_buffer_wait_and_all_arrives() {
     engine.close(LONG).unwrap();
 }
 
+/// Tries of a call with a time limit; on a machine that others use as well, one of them is not held up by them.
+const TRIES: usize = 12;
+
+/// Each try takes at least its limit and ends, the best of them within 50 ms more. Exactly, in virtual time, this is
+/// `d1_22_flush_and_close_return_within_their_time_and_50_ms_when_brokers_are_silent`.
+fn best_in_time(what: &str, limit: Duration, mut tried: impl FnMut() -> Duration) {
+    let mut best = Duration::MAX;
+    for _ in 0..TRIES {
+        let took = tried();
+        assert!(took >= limit && took < limit + LONG, "{what}({limit:?}) took {took:?}");
+        best = best.min(took);
+        if best <= limit + Duration::from_millis(50) {
+            return;
+        }
+    }
+    panic!("{what}({limit:?}) took {best:?} at best");
+}
+
+fn time_of<T>(call: impl FnOnce() -> T) -> (T, Duration) {
+    let started = Instant::now();
+    (call(), started.elapsed())
+}
+
 #[test]
 fn d1_22_flush_and_close_return_in_time_when_no_broker_answers() {
-    let broker = Broker::builder().topic("t", 1).start().unwrap();
-    let engine = engine(&broker);
-    let producer = engine.producer().delivery_timeout(Duration::from_secs(100)).build().unwrap();
-    producer.submit(Record::to("t").partition(0).value("first")).unwrap().wait().unwrap();
-    broker.rule(Rule::new(Reaction::BlackHole));
-    for _ in 0..100 {
-        producer.send(Record::to("t").partition(0).value("lost")).unwrap();
+    for limit in [0, 30, 200].map(Duration::from_millis) {
+        // An engine with records on their way to a broker that does not answer any more.
+        let stuck = || {
+            let broker = Broker::builder().topic("t", 1).start().unwrap();
+            let engine = engine(&broker);
+            let producer = engine.producer().delivery_timeout(Duration::from_secs(100)).build().unwrap();
+            producer.submit(Record::to("t").partition(0).value("first")).unwrap().wait().unwrap();
+            broker.rule(Rule::new(Reaction::BlackHole));
+            for _ in 0..100 {
+                producer.send(Record::to("t").partition(0).value("lost")).unwrap();
+            }
+            (engine, producer, broker)
+        };
+        let (_engine, producer, _broker) = stuck();
+        let timeout = |(flushed, took)| {
+            assert_eq!(flushed, Err(FlushError::Timeout));
+            took
+        };
+        best_in_time("flush", limit, || timeout(time_of(|| producer.flush(limit))));
+        best_in_time("close", limit, || timeout(time_of(|| producer.close(limit))));
+        best_in_time("Engine::close", limit, || {
+            let (engine, _producer, _broker) = stuck();
+            // Whether all threads made it in time is another question.
+            time_of(|| drop(engine.close(limit))).1
+        });
     }
-    // Exactly d + 50 ms is for an idle machine; the margin is for a busy one.
-    let within = |limit: u64, what: &str, started: Instant| {
-        let took = started.elapsed();
-        assert!(took >= Duration::from_millis(limit), "{what} returned early: {took:?}");
-        assert!(took < Duration::from_millis(limit + 3_000), "{what} took {took:?}");
-        println!("{what}({limit} ms) took {took:?}");
-    };
-    let started = Instant::now();
-    assert!(producer.flush(Duration::from_millis(300)).is_err());
-    within(300, "flush", started);
-    let started = Instant::now();
-    assert!(producer.close(Duration::from_millis(200)).is_err());
-    within(200, "close", started);
-    let started = Instant::now();
-    let _ = engine.close(Duration::from_millis(400));
-    within(400, "engine.close", started);
 }
 
 #[test]
