@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/batches.rs"]
+mod batches;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 
@@ -34,14 +37,7 @@ fn rows(headers: bool) -> Vec<Row> {
 }
 
 fn golden() -> BTreeMap<&'static str, Vec<u8>> {
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-    include_str!("data/batches.txt")
-        .lines()
-        .map(|line| {
-            let (name, hex) = line.split_once('\t').unwrap();
-            (name, hex.as_bytes().chunks(2).map(byte).collect())
-        })
-        .collect()
+    batches::batches().collect()
 }
 
 fn body(row: &Row) -> Vec<u8> {

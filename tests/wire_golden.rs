@@ -10,13 +10,15 @@
 #[path = "common/counting.rs"]
 #[allow(dead_code)]
 mod counting;
+#[path = "common/golden.rs"]
+mod golden;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::Read;
 
 use bytes::Bytes;
 use counting::peak_bytes;
+use golden::{Golden, messages as golden, unpack};
 use ottla::base::ids::Uuid;
 use ottla::wire::any::{self, AnyError, Which};
 use ottla::wire::json::{Records, base64};
@@ -32,45 +34,6 @@ const CASES: [(&str, usize); 7] =
 /// Lines of `versions.gz`; what is written, refused, refused by the field's own name, refused for being null, at other
 /// versions.
 const VERSIONS: (usize, usize, usize, usize, usize) = (3011, 7202, 1709, 369, 36);
-
-struct Golden {
-    name: String,
-    which: Which,
-    version: i16,
-    case: String,
-    bytes: Vec<u8>,
-    json: Value,
-}
-
-impl Golden {
-    fn at(&self) -> String {
-        format!("{} version {} case {}", self.name, self.version, self.case)
-    }
-}
-
-fn unpack(file: &str) -> String {
-    let path = format!("{}/tests/golden/{file}", env!("CARGO_MANIFEST_DIR"));
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_string(&mut text).unwrap();
-    text
-}
-
-fn golden() -> Vec<Golden> {
-    let text = unpack("messages.gz");
-    let line = |line: &str| {
-        let parts: Vec<&str> = line.splitn(5, '|').collect();
-        let [name, version, case, hex, json] = parts[..] else { panic!("not a golden line: {line}") };
-        Golden {
-            name: name.to_owned(),
-            which: Which::Named(name.to_owned()),
-            version: version.parse().unwrap(),
-            case: case.to_owned(),
-            bytes: any::unhex(hex).unwrap(),
-            json: serde_json::from_str(json).unwrap(),
-        }
-    };
-    text.lines().map(line).collect()
-}
 
 #[test]
 fn the_golden_file_covers_every_message_version_and_case() {
@@ -144,7 +107,7 @@ fn what_is_decoded_is_javas_json() {
     for line in golden() {
         let body = Bytes::from(line.bytes.clone());
         let decoded = any::decode(&line.which, line.version, &body, Records::Size).unwrap();
-        assert_eq!(decoded.json, line.json, "{}", line.at());
+        assert_eq!(decoded.json, line.json(), "{}", line.at());
     }
 }
 
@@ -153,7 +116,7 @@ fn javas_json_encodes_to_javas_bytes() {
     let mut encoded = 0;
     // JSON does not show unknown tagged fields.
     for line in golden().into_iter().filter(|line| line.case != "unknown") {
-        let bytes = any::encode(&line.which, line.version, &with_records(line.json.clone()));
+        let bytes = any::encode(&line.which, line.version, &with_records(line.json()));
         let bytes = bytes.unwrap_or_else(|error| panic!("{}: {error}", line.at()));
         assert_eq!(any::hex(&bytes), any::hex(&line.bytes), "{}", line.at());
         encoded += 1;
@@ -244,7 +207,7 @@ fn what_we_write_is_put_down_for_java_to_read() {
         let body = Bytes::from(line.bytes.clone());
         put(&line.case, &any::decode(&line.which, version, &body, Records::Size).unwrap().bytes);
         if matches!(line.case.as_str(), "full" | "three" | "null") {
-            let changed = changed(with_records(line.json.clone()));
+            let changed = changed(with_records(line.json()));
             let bytes = any::encode(&line.which, version, &changed);
             put("ours", &bytes.unwrap_or_else(|error| panic!("{}: {error}\n{changed}", line.at())));
         }
