@@ -117,6 +117,10 @@ pub(crate) fn open_wrapper(wrapper: &Message<'_>, inner: &[u8]) -> Result<Record
         if message.codec() != Some(Codec::None) {
             return Err(Fault::Wrapper("compressed message inside"));
         }
+        // The CRC of a message does not cover its offset.
+        if message.offset <= last {
+            return Err(Fault::Wrapper("offsets out of order"));
+        }
         (at, last) = (next, message.offset);
         count = count.checked_add(1).ok_or(Fault::Wrapper("too many messages"))?;
     }
@@ -125,9 +129,7 @@ pub(crate) fn open_wrapper(wrapper: &Message<'_>, inner: &[u8]) -> Result<Record
     }
     // An offset of 0 on a v1 wrapper with more inside comes from certain librdkafka versions: nothing to subtract then.
     let base_offset = match wrapper.magic {
-        1 if wrapper.offset != 0 => {
-            wrapper.offset.checked_sub(last).filter(|_| last >= 0).ok_or(Fault::Wrapper("offsets overflow"))?
-        }
+        1 if wrapper.offset != 0 => wrapper.offset.checked_sub(last).ok_or(Fault::Wrapper("offsets overflow"))?,
         _ => 0,
     };
     let last_offset = base_offset.checked_add(last).ok_or(Fault::Wrapper("offsets overflow"))?;
@@ -169,4 +171,31 @@ pub(crate) fn read_inner<'a>(
     let offset = head.base_offset.checked_add(message.offset).ok_or("offset overflows")?;
     *at = next;
     Ok(RecordView::legacy(offset, head.append_time.unwrap_or(message.timestamp), message.key, message.value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_inside_whose_offsets_do_not_grow_is_refused() {
+        let message = |offset: i64| {
+            let mut bytes = offset.to_be_bytes().to_vec();
+            bytes.extend_from_slice(&14i32.to_be_bytes());
+            // Magic 0, no attributes, neither key nor value.
+            let rest = [[0, 0].as_slice(), &[0xff; 8]].concat();
+            bytes.extend_from_slice(&crc32(&rest).to_be_bytes());
+            bytes.extend_from_slice(&rest);
+            bytes
+        };
+        let wrapper = message(9);
+        let wrapper = Message::read(&wrapper).unwrap();
+        let open =
+            |offsets: &[i64]| open_wrapper(&wrapper, &offsets.iter().flat_map(|at| message(*at)).collect::<Vec<_>>());
+        let head = open(&[3, 5, 9]).unwrap();
+        assert_eq!((head.base_offset, head.last_offset, head.count), (0, 9, 3));
+        for offsets in [[3, 3, 9], [5, 3, 9], [3, 9, 5], [-2, 5, 9]] {
+            assert_eq!(open(&offsets), Err(Fault::Wrapper("offsets out of order")));
+        }
+    }
 }
