@@ -94,10 +94,27 @@ fn put_bytes<'o>(bytes: Option<&[u8]>, out: &'o mut [u8]) -> &'o mut [u8] {
         Some(bytes) => {
             let out = put_varint(bytes.len() as i32, out);
             let (front, rest) = out.split_at_mut(bytes.len());
-            front.copy_from_slice(bytes);
+            copy(bytes, front);
             rest
         }
         None => put_varint(-1, out),
+    }
+}
+
+/// Copies `from` over `to`, which is as long. Short fields (keys, header names, small values) are two words that may overlap,
+/// instead of a call.
+#[inline(always)]
+fn copy(from: &[u8], to: &mut [u8]) {
+    if let (8..=16, Some(first), Some(last)) = (from.len(), from.first_chunk::<8>(), from.last_chunk::<8>()) {
+        to[..8].copy_from_slice(first);
+        let at = to.len() - 8;
+        to[at..].copy_from_slice(last);
+    } else if let (17..=32, Some(first), Some(last)) = (from.len(), from.first_chunk::<16>(), from.last_chunk::<16>()) {
+        to[..16].copy_from_slice(first);
+        let at = to.len() - 16;
+        to[at..].copy_from_slice(last);
+    } else {
+        to.copy_from_slice(from);
     }
 }
 
