@@ -8,7 +8,7 @@
 use super::codec::TimestampType;
 use super::error::BadRecord;
 use super::legacy;
-use super::varint::{push_varint, read_varint, read_varlong, varint_len};
+use super::varint::{push_varint, take_varint, take_varlong, varint_len};
 
 /// Fewest bytes a v2 record takes: length, attributes, both deltas, null key, null value, no headers.
 pub(crate) const RECORD_BYTES_MIN: usize = 7;
@@ -128,16 +128,16 @@ fn push_bytes(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
     }
 }
 
-/// Reads a nullable byte string with a varint length.
-#[inline]
-fn read_bytes<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Option<&'a [u8]>, &'static str> {
-    let len = read_varint(bytes, at).map_err(|_| "bad varint")?;
+/// Takes a nullable byte string with a varint length off the front. Inlined wherever it stands: eight calls a record cost
+/// as much as what they do.
+#[inline(always)]
+fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Result<Option<&'a [u8]>, &'static str> {
+    let len = take_varint(bytes).map_err(|_| "bad varint")?;
     if len < 0 {
         return if len == -1 { Ok(None) } else { Err("negative length") };
     }
-    let end = at.checked_add(len as usize).ok_or("length past the end")?;
-    let field = bytes.get(*at..end).ok_or("length past the end")?;
-    *at = end;
+    let (field, rest) = bytes.split_at_checked(len as usize).ok_or("length past the end")?;
+    *bytes = rest;
     Ok(Some(field))
 }
 
@@ -172,9 +172,8 @@ impl<'a> RecordView<'a> {
     /// The headers in order, duplicates included, parsed as they are asked for.
     #[inline]
     pub fn headers(&self) -> Headers<'a> {
-        let mut at = 0;
-        let count = if self.headers.is_empty() { Ok(0) } else { read_varint(self.headers, &mut at) };
-        let bytes = self.headers.get(at..).unwrap_or_default();
+        let mut bytes = self.headers;
+        let count = if bytes.is_empty() { Ok(0) } else { take_varint(&mut bytes) };
         match count {
             // Checked against what is there, so that a size hint cannot make anybody reserve too much.
             Ok(count) if count >= 0 && count as usize <= bytes.len() / HEADER_FIELD_BYTES_MIN => {
@@ -230,12 +229,10 @@ impl<'a> Headers<'a> {
         self.left == 0
     }
 
-    #[inline]
+    #[inline(always)]
     fn read(&mut self) -> Result<HeaderView<'a>, &'static str> {
-        let mut at = 0;
-        let key = read_bytes(self.bytes, &mut at)?.ok_or("null header key")?;
-        let value = read_bytes(self.bytes, &mut at)?;
-        self.bytes = &self.bytes[at..];
+        let key = take_bytes(&mut self.bytes)?.ok_or("null header key")?;
+        let value = take_bytes(&mut self.bytes)?;
         if self.left == 1 && !self.bytes.is_empty() {
             return Err("bytes behind the last header");
         }
@@ -246,7 +243,7 @@ impl<'a> Headers<'a> {
 impl<'a> Iterator for Headers<'a> {
     type Item = Result<HeaderView<'a>, BadRecord>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         if self.failed {
             self.failed = false;
@@ -334,23 +331,26 @@ impl<'a> Records<'a> {
         self.left as usize
     }
 
-    #[inline]
+    #[inline(always)]
     fn read(&mut self) -> Result<RecordView<'a>, &'static str> {
         if self.head.magic < 2 {
             return legacy::read_inner(&self.head, self.bytes, &mut self.at);
         }
-        let mut at = self.at;
-        let length = read_varint(self.bytes, &mut at).map_err(|_| "bad varint")?;
-        let end = usize::try_from(length).ok().and_then(|length| at.checked_add(length)).ok_or("negative length")?;
-        let record = self.bytes.get(..end).ok_or("length past the end")?;
+        let mut rest = self.bytes.get(self.at..).unwrap_or_default();
+        let length = take_varint(&mut rest).map_err(|_| "bad varint")?;
+        let length = usize::try_from(length).map_err(|_| "negative length")?;
+        let (mut record, behind) = rest.split_at_checked(length).ok_or("length past the end")?;
         // Attributes: no bit is defined.
-        at += 1;
-        let time_delta = read_varlong(record, &mut at).map_err(|_| "bad varint")?;
-        let offset_delta = read_varint(record, &mut at).map_err(|_| "bad varint")?;
-        let body_from = at;
-        let key = read_bytes(record, &mut at)?;
-        let value = read_bytes(record, &mut at)?;
-        let headers = record.get(at..).filter(|headers| !headers.is_empty()).ok_or("no header count")?;
+        record = record.get(1..).ok_or("bad varint")?;
+        let time_delta = take_varlong(&mut record).map_err(|_| "bad varint")?;
+        let offset_delta = take_varint(&mut record).map_err(|_| "bad varint")?;
+        let body = record;
+        let key = take_bytes(&mut record)?;
+        let value = take_bytes(&mut record)?;
+        let headers = record;
+        if headers.is_empty() {
+            return Err("no header count");
+        }
         let offset = self.head.base_offset.wrapping_add(i64::from(offset_delta));
         if offset <= self.last || offset > self.head.last_offset {
             return Err("offset out of order");
@@ -359,8 +359,8 @@ impl<'a> Records<'a> {
             Some(time) => time,
             None => self.head.base_timestamp.wrapping_add(time_delta),
         };
-        self.at = end;
-        Ok(RecordView { offset, timestamp, key, value, headers, body: &record[body_from..] })
+        self.at = self.bytes.len() - behind.len();
+        Ok(RecordView { offset, timestamp, key, value, headers, body })
     }
 }
 
@@ -384,7 +384,7 @@ pub struct Cut {
 impl<'a> Iterator for Records<'a> {
     type Item = Result<RecordView<'a>, BadRecord>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         if self.left <= 0 {
             // Bytes behind the last record are as wrong as a record that is missing.

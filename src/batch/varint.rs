@@ -71,6 +71,52 @@ pub fn read_varlong(bytes: &[u8], at: &mut usize) -> Result<i64, BadVarint> {
     Ok(unzigzag(read_long(bytes, at, VARLONG_BYTES_MAX)?))
 }
 
+/// Takes a varint off the front. Lengths and deltas of up to three bytes are read in place: a batch of telemetry has
+/// fifteen of them a record.
+#[inline(always)]
+pub fn take_varint(bytes: &mut &[u8]) -> Result<i32, BadVarint> {
+    let (zigzag, rest) = match **bytes {
+        [a, ref rest @ ..] if a < 0x80 => (u32::from(a), rest),
+        [a, b, ref rest @ ..] if b < 0x80 => (u32::from(a & 0x7f) | u32::from(b) << 7, rest),
+        [a, b, c, ref rest @ ..] if c < 0x80 => {
+            (u32::from(a & 0x7f) | u32::from(b & 0x7f) << 7 | u32::from(c) << 14, rest)
+        }
+        _ => return take_long_varint(bytes),
+    };
+    *bytes = rest;
+    Ok((zigzag >> 1) as i32 ^ -((zigzag & 1) as i32))
+}
+
+/// As [`take_varint`], for a varlong.
+#[inline(always)]
+pub fn take_varlong(bytes: &mut &[u8]) -> Result<i64, BadVarint> {
+    let (zigzag, rest) = match **bytes {
+        [a, ref rest @ ..] if a < 0x80 => (u64::from(a), rest),
+        [a, b, ref rest @ ..] if b < 0x80 => (u64::from(a & 0x7f) | u64::from(b) << 7, rest),
+        _ => return take_long_varlong(bytes),
+    };
+    *bytes = rest;
+    Ok(unzigzag(zigzag))
+}
+
+#[cold]
+#[inline(never)]
+fn take_long_varlong(bytes: &mut &[u8]) -> Result<i64, BadVarint> {
+    let mut at = 0;
+    let value = read_varlong(bytes, &mut at)?;
+    *bytes = &bytes[at..];
+    Ok(value)
+}
+
+#[cold]
+#[inline(never)]
+fn take_long_varint(bytes: &mut &[u8]) -> Result<i32, BadVarint> {
+    let mut at = 0;
+    let value = read_varint(bytes, &mut at)?;
+    *bytes = &bytes[at..];
+    Ok(value)
+}
+
 #[inline]
 const fn unzigzag(zigzag: u64) -> i64 {
     (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64)
@@ -113,6 +159,12 @@ mod tests {
                     prop_assert_eq!(read_varlong(&bytes[..end], &mut 0), Err(BadVarint));
                 }
                 let as_int = read_varint(&bytes, &mut 0);
+                let mut rest = &bytes[..];
+                prop_assert_eq!(take_varint(&mut rest), as_int);
+                prop_assert_eq!(rest.len(), if as_int.is_ok() { bytes.len() - len } else { bytes.len() });
+                for end in 0..len {
+                    prop_assert_eq!(take_varint(&mut &bytes[..end]), Err(BadVarint));
+                }
                 prop_assert_eq!(as_int, i32::try_from(value).map_err(|_| BadVarint));
             }
         }

@@ -228,7 +228,7 @@ pub struct Iter<'a> {
 impl<'a> Iterator for Iter<'a> {
     type Item = Record<'a>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Record<'a>> {
         if let Some(passed) = self.given.take() {
             self.batch.mark.pass(passed);
