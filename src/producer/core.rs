@@ -120,6 +120,8 @@ pub(super) struct Core {
     inbox: Arc<Inbox>,
     blocked: Arc<Blocked>,
     snapshots: SnapshotReader<Snapshot>,
+    /// The first name used: most handles send to one topic, and a comparison is less than a hash.
+    first_name: Option<(Box<str>, TopicIx)>,
     names: Map<Box<str>, TopicIx>,
     topics: Vec<Option<TopicState>>,
     ports: Vec<Option<Port>>,
@@ -151,6 +153,7 @@ impl Core {
             inbox: Arc::clone(inbox),
             blocked: Arc::default(),
             snapshots: shared.snapshots(),
+            first_name: None,
             names: Map::default(),
             topics: Vec::new(),
             ports: (0..shared.shards().len()).map(|_| None).collect(),
@@ -168,9 +171,12 @@ impl Core {
     pub fn place(&mut self, record: &Record<'_>, waiter: &mut Option<Waiter>, paid: &mut u64) -> Result<(), Stop> {
         let topic = match record.topic {
             TopicRef::Ix(ix) => ix,
-            TopicRef::Name(name) => match self.names.get(name) {
-                Some(ix) => *ix,
-                None => self.learn(name)?,
+            TopicRef::Name(name) => match &self.first_name {
+                Some((first, ix)) if **first == *name => *ix,
+                _ => match self.names.get(name) {
+                    Some(ix) => *ix,
+                    None => self.learn(name)?,
+                },
             },
         };
         self.snapshots.refresh();
@@ -261,6 +267,7 @@ impl Core {
     fn learn(&mut self, name: &str) -> Result<TopicIx, Stop> {
         match self.shared.topic(name) {
             Ok(ix) => {
+                self.first_name.get_or_insert_with(|| (name.into(), ix));
                 self.names.insert(name.into(), ix);
                 Ok(ix)
             }
@@ -322,6 +329,8 @@ impl Core {
                     }
                     partition
                 }
+                // Nothing to choose from, nothing to hash.
+                (None, Some(_)) if count == 1 && !self.settings.partitioner_ignore_keys => 0,
                 (None, Some(key)) if !self.settings.partitioner_ignore_keys => keyed_partition(key, count),
                 _ => {
                     let available = |partition| snapshot.leader(Tp { topic, partition }).is_some();
