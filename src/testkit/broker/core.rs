@@ -20,8 +20,9 @@ use super::cluster::{Cluster, Partition};
 use super::counters::{CloseReason, ConnCount, Counters};
 use super::fault::{Faults, Fired, Reaction};
 use super::group::{Deposit, Groups};
+use super::log::Stamp;
 use super::options::{Options, TopicSpec};
-use super::record::Refusal;
+use super::record::{self, Refusal};
 use super::session::Sessions;
 use crate::base::ids::Uuid;
 use crate::base::rng::Rng;
@@ -589,6 +590,21 @@ impl BrokerCore {
         let start = state.log.start_offset();
         self.wake(topic, partition);
         Some(start)
+    }
+
+    /// Puts a batch into a log as it is, unchecked, its first record at `at` or at the end if that is further: what producers
+    /// cannot write, as markers, batches that compaction thinned out and gaps between them, damaged or forged ones. False
+    /// for what is no batch header at all.
+    pub fn plant(&mut self, topic: &str, partition: i32, at: i64, batch: &[u8]) -> bool {
+        let born = self.next_born();
+        let Some(state) = self.cluster.partition_mut(topic, partition) else { return false };
+        let Some(max_timestamp) = record::max_timestamp(batch) else { return false };
+        let leader_epoch = state.leader_epoch;
+        state.log.skip_to(at);
+        state.log.append(batch, Stamp { leader_epoch, append_time_ms: None, max_timestamp, born });
+        self.appended(topic, partition, batch.len() as u64);
+        self.wake(topic, partition);
+        true
     }
 
     /// Forgets the producers of a partition, as `producer.id.expiration.ms` does.

@@ -152,6 +152,11 @@ impl Log {
         base_offset
     }
 
+    /// Leaves a gap: the next batch has this offset, if that lies beyond the end. As compaction leaves them.
+    pub fn skip_to(&mut self, offset: i64) {
+        self.next_offset = self.next_offset.max(offset);
+    }
+
     /// A new leader starts at the end of the log.
     pub fn start_epoch(&mut self, epoch: i32) {
         if self.epochs.last().is_none_or(|(last, _)| *last < epoch) {

@@ -33,6 +33,11 @@ pub fn last_offset_delta(batch: &[u8]) -> i32 {
     i32::from_be_bytes(be(batch, 23))
 }
 
+/// The largest timestamp as the header has it; none when that is not all there.
+pub fn max_timestamp(batch: &[u8]) -> Option<i64> {
+    (batch.len() >= HEADER_BYTES).then(|| i64::from_be_bytes(be(batch, 35)))
+}
+
 /// Writes the broker's fields into a whole batch, with a new CRC when one of them is under it. Returns the max timestamp.
 pub fn stamp(batch: &mut [u8], base_offset: i64, stamp: Stamp) -> i64 {
     batch[0..8].copy_from_slice(&base_offset.to_be_bytes());
