@@ -175,8 +175,9 @@ fn m3_bootstrap_goes_on_to_the_next_server_at_once() {
         let start = bed.now();
         let cluster = bed.engine.admin().describe_cluster();
         assert_eq!(bed.run(MINUTE, cluster).unwrap().brokers.len(), 3);
-        let (took, least) = (bed.now().since(start), holes as u32 * 2 * SECOND);
-        assert!(took >= least && took < least + SECOND / 4, "{holes} black holes: {took:?}");
+        // Give or take a fifth.
+        let (took, each) = (bed.now().since(start), holes as u32 * 2 * SECOND);
+        assert!(took >= each * 4 / 5 && took < each * 6 / 5 + SECOND / 4, "{holes} black holes: {took:?}");
         for stranger in strangers {
             assert_eq!(bed.world.net().attempts(stranger), 1, "{stranger}");
         }
