@@ -5,21 +5,19 @@
 #![allow(clippy::unwrap_used)] // a test's helpers are tests too
 
 mod ring_support;
+#[path = "common/stranger.rs"]
+mod stranger;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Once};
-use std::thread::{self, JoinHandle};
+use std::sync::{Mutex, Once};
 use std::time::{Duration, Instant};
 
-use ottla::config::{BackendSetting, EngineSettings};
+use ottla::config::{BackendSetting, EngineSettings, StartAt};
 use ottla::engine::Engine;
 use ottla::producer::Record;
 use ottla::testkit::broker::Broker;
-use ottla::wire::messages::ApiVersionsResponse;
-use ottla::wire::messages::api_versions::response::ApiVersion;
-use ottla::wire::{ApiKey, frame};
+use stranger::{Stranger, handshake_or};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record as SpanRecord};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -76,73 +74,6 @@ fn backends() -> Vec<BackendSetting> {
     all
 }
 
-/// A listener that counts who connects and answers each request with what `answer` makes of it; nothing ends the connection.
-struct Stranger {
-    address: SocketAddr,
-    accepted: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Stranger {
-    fn new(answer: fn(&[u8]) -> Vec<u8>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let (accepted, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (count, end) = (Arc::clone(&accepted), Arc::clone(&stop));
-        let thread = thread::spawn(move || {
-            let mut open = Vec::new();
-            for stream in listener.incoming() {
-                if end.load(Ordering::SeqCst) {
-                    break;
-                }
-                count.fetch_add(1, Ordering::SeqCst);
-                let Ok(mut stream) = stream else { continue };
-                open.push(thread::spawn(move || {
-                    let mut bytes = [0; 4096];
-                    while let Ok(1..) = stream.read(&mut bytes) {
-                        let answer = answer(&bytes);
-                        if answer.is_empty() || stream.write_all(&answer).is_err() {
-                            return;
-                        }
-                    }
-                }));
-            }
-            drop(listener);
-            open.into_iter().for_each(|each| drop(each.join()));
-        });
-        Self { address, accepted, stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        // Wakes the accepting thread.
-        drop(std::net::TcpStream::connect(self.address));
-        drop(self.thread.take().map(JoinHandle::join));
-    }
-}
-
-fn handshake_or(bytes: &[u8], other: &[u8]) -> Vec<u8> {
-    let short = |at: usize| i16::from_be_bytes(bytes[at..at + 2].try_into().unwrap());
-    if short(4) != ApiKey::ApiVersions as i16 {
-        return other.to_vec();
-    }
-    let all = |api: ApiKey| ApiVersion {
-        api_key: api as i16,
-        min_version: api.versions().min,
-        max_version: api.versions().max,
-        ..Default::default()
-    };
-    let answer =
-        ApiVersionsResponse { api_keys: vec![all(ApiKey::ApiVersions), all(ApiKey::Metadata)], ..Default::default() };
-    let mut out = Vec::new();
-    let correlation = i32::from_be_bytes(bytes[8..12].try_into().unwrap());
-    frame::encode_response(short(6), correlation, &answer, &mut out).unwrap();
-    out
-}
-
 /// Asks for [`ASKED`] and demands the error's and the warning's words, the latter once. Says how long all of it took.
 fn ask(address: SocketAddr, backend: BackendSetting, words: &[&str]) -> Duration {
     collect_warnings();
@@ -177,7 +108,7 @@ fn judge(answer: fn(&[u8]) -> Vec<u8>, words: &[&str]) {
     for backend in backends() {
         let stranger = Stranger::new(answer);
         let took = ask(stranger.address, backend, words);
-        let tries = stranger.accepted.load(Ordering::SeqCst);
+        let tries = stranger.accepted();
         assert!(tries >= 2, "given up after {tries} tries");
         assert!(tries <= 20 * took.as_secs().max(1), "{tries} tries in {took:?}");
     }
@@ -245,6 +176,46 @@ fn d4_81_a_name_whose_first_address_refuses_is_no_trouble() {
         engine.close(LONG).unwrap();
     }
     assert_eq!(warnings(&bootstrap), Vec::<String>::new());
+}
+
+/// Control, produce and fetch links lose their broker together: that is one warning, and another one only when it went again.
+#[test]
+fn one_warning_for_all_links_of_a_broker_until_it_works_again() {
+    collect_warnings();
+    let broker = Broker::builder().topic("t", 1).start().unwrap();
+    let address = broker.bootstrap();
+    let settings = EngineSettings {
+        bootstrap_servers: vec![address.clone()],
+        reconnect_backoff_max: Duration::from_millis(60),
+        retry_backoff_max: Duration::from_millis(100),
+        ..EngineSettings::default()
+    };
+    let engine = Engine::builder().settings(settings).build().unwrap();
+    let producer = engine.producer().build().unwrap();
+    let mut consumer = engine.consumer().assign([("t", 0, StartAt::Earliest)]).build().unwrap();
+    for outages in 1..=2 {
+        // Whatever was sent while it was away comes too.
+        producer.submit(Record::to("t").partition(0).value("v")).unwrap().wait().unwrap();
+        while consumer.processed("t", 0).unwrap() < Some(2 * outages - 1) {
+            let batch = consumer.next(LONG).unwrap().expect("a record is there");
+            batch.iter().for_each(drop);
+        }
+        assert_eq!(engine.trouble(), None);
+        let failures = engine.stats().link_failures;
+        assert!(broker.stop_node(0));
+        producer.send(Record::to("t").partition(0).value("while it was away")).unwrap();
+        let start = Instant::now();
+        while engine.stats().link_failures < failures + 10 {
+            assert!(start.elapsed() < LONG, "{:?}", engine.stats());
+            assert!(consumer.next(Duration::from_millis(20)).unwrap().is_none());
+        }
+        let said = warnings(&address);
+        assert_eq!(said.len(), outages as usize, "{said:?}");
+        let trouble = engine.trouble().unwrap();
+        assert!(trouble.contains(&address) && trouble.contains("refused"), "{trouble}");
+        broker.start_node(0).unwrap();
+    }
+    engine.close(LONG).unwrap();
 }
 
 /// The kernel's word for it, in case the platform's text ever changes.

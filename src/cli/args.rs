@@ -30,7 +30,7 @@ pub struct Common {
     /// Print JSON instead of tables and text.
     #[arg(long, global = true)]
     pub json: bool,
-    /// No progress bar and no notes on standard error; errors are still printed.
+    /// No progress bar, notes and warnings on standard error; errors are still printed.
     #[arg(short, long, global = true)]
     pub quiet: bool,
 }

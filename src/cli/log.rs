@@ -1,4 +1,4 @@
-//! The engine's warnings and errors on stderr, one line each. What the engine says at lower levels is for applications
+//! The engine's warnings and errors on stderr, one line each; only its errors with `-q`. What the engine says at lower levels is for applications
 //! with a log of their own.
 
 use std::fmt::{self, Write as _};
@@ -9,16 +9,19 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 /// From now on, for the whole program.
-pub(super) fn to_stderr() {
+pub(super) fn to_stderr(quiet: bool) {
+    let most = if quiet { Level::ERROR } else { Level::WARN };
     // Only a program that embeds this one has another; then that one is in charge.
-    let _ = tracing::subscriber::set_global_default(Stderr);
+    let _ = tracing::subscriber::set_global_default(Stderr { most });
 }
 
-struct Stderr;
+struct Stderr {
+    most: Level,
+}
 
 impl Subscriber for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::WARN
+        *metadata.level() <= self.most
     }
     fn new_span(&self, _: &Attributes<'_>) -> Id {
         Id::from_u64(1)

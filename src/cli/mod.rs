@@ -37,7 +37,7 @@ pub fn main() -> ExitCode {
         }
     };
     let output = Output::new(&cli.common);
-    log::to_stderr();
+    log::to_stderr(cli.common.quiet);
     match run(cli, &output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,

@@ -120,7 +120,10 @@ impl<B: Backend> Control<B> {
                 None => usize::try_from(-1 - i64::from(id.0)).ok().and_then(|at| self.seeds.get(at))?.clone(),
             };
             let key = self.next_number();
-            let link = Link::new(id, key, host, &self.connection_settings, self.connect_settings, &self.pool);
+            let link = {
+                let (settings, connect) = (&self.connection_settings, self.connect_settings);
+                Link::new(id, key, host, settings, connect, &self.pool, self.troubles.clone())
+            };
             self.links.insert(id, link);
         }
         self.links.get_mut(&id)

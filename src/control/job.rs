@@ -97,7 +97,7 @@ pub enum Next {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum JobError {
     /// Its deadline passed; what stood in the way last.
-    #[error("not done in time{}{}", if .0.is_empty() { "" } else { ": " }, .0)]
+    #[error("not done within the time for the call (default.api.timeout.ms){}{}", if .0.is_empty() { "" } else { ": " }, .0)]
     Timeout(String),
     /// The engine was closed, or failed.
     #[error("the engine is closed")]

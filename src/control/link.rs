@@ -12,6 +12,7 @@ use crate::base::chunk::{ChunkPool, Piece};
 use crate::base::ids::BrokerId;
 use crate::base::rng::Rng;
 use crate::base::time::Time;
+use crate::mesh::Troubles;
 use crate::net::{Connect, ConnectSettings, Failure, HostPort, Resolution, Resolver, Step};
 use crate::proto::connection::{Cause, Connection, ConnectionSettings};
 use crate::ring::{Backend, SendChain, Sock, SocketOptions};
@@ -37,8 +38,7 @@ pub(super) struct Link {
     connected_at: Time,
     /// Why its last connection ended, in words.
     last_words: String,
-    /// Somebody was told that it cannot be had, since it last served a call.
-    warned: bool,
+    troubles: Troubles,
     /// Pieces' vector given back by the backend.
     spare: Vec<Piece>,
 }
@@ -51,6 +51,7 @@ impl Link {
         settings: &Rc<ConnectionSettings>,
         connect: ConnectSettings,
         pool: &ChunkPool,
+        troubles: Troubles,
     ) -> Self {
         Self {
             id,
@@ -64,7 +65,7 @@ impl Link {
             closing: false,
             connected_at: Time::ZERO,
             last_words: String::new(),
-            warned: false,
+            troubles,
             spare: Vec::new(),
         }
     }
@@ -141,16 +142,17 @@ impl Link {
         let failed = backing_off && !self.backing_off;
         if failed {
             self.failures += 1;
-            self.warn();
+            self.warn(now);
         }
         self.backing_off = backing_off;
         failed
     }
 
-    /// Says what is wrong, once until it works again: not every try is worth a line.
-    fn warn(&mut self) {
-        if !std::mem::replace(&mut self.warned, true) {
-            tracing::warn!(why = %self.trouble(), "a broker cannot be used; it is tried again until it can");
+    /// Says what is wrong, once until it works again: not every link and try is worth a line.
+    fn warn(&self, now: Time) {
+        let why = self.trouble();
+        if self.troubles.occurred(now, &self.host().to_string(), &why) {
+            tracing::warn!(why, "a broker cannot be used; it is tried again until it can");
         }
     }
 
@@ -196,7 +198,7 @@ impl Link {
         let worked = self.connection.has_answered() && lasted;
         if worked {
             self.connect.forget_failures();
-            self.warned = false;
+            self.troubles.worked(self.connection.answered_at().unwrap_or_default(), &self.host().to_string());
         }
         if !cause.is_failure() {
             self.connect.stop();
@@ -207,7 +209,7 @@ impl Link {
             // What waits may wait for the next round; before it was up, the round goes on.
             self.backing_off = true;
             if !worked {
-                self.warn();
+                self.warn(now);
             }
         }
         self.connect.on_closed(now, cause.io_kind(), rng);

@@ -36,7 +36,7 @@ use crate::base::rng::Rng;
 use crate::base::time::Time;
 use crate::config::{EngineSettings, SettingError};
 use crate::mesh::command::{ShardCommand, ShardEvent};
-use crate::mesh::{Budget, Event, MailboxReceiver, MailboxSender, Promise, Sleeper, SnapshotCell};
+use crate::mesh::{Budget, Event, MailboxReceiver, MailboxSender, Promise, Sleeper, SnapshotCell, Troubles};
 use crate::net::{ConnectSettings, HostError, HostPort, Resolver};
 use crate::proto::cluster::{Cluster, Refresh, RefreshSettings, Snapshot, Topic, TopicNames, TopicState};
 use crate::proto::connection::ConnectionSettings;
@@ -161,6 +161,8 @@ pub struct ControlParts<B: Backend> {
     pub topics: Arc<TopicNames>,
     /// How the engine is doing.
     pub state: EngineState,
+    /// What is known of brokers that cannot be used.
+    pub troubles: Troubles,
     /// Checked settings.
     pub settings: EngineSettings,
     /// Seed of backoff and broker choice.
@@ -188,6 +190,7 @@ pub struct Control<B: Backend> {
     cell: SnapshotCell<Snapshot>,
     topics: Arc<TopicNames>,
     state: EngineState,
+    troubles: Troubles,
     settings: EngineSettings,
     connection_settings: Rc<ConnectionSettings>,
     connect_settings: ConnectSettings,
@@ -282,8 +285,20 @@ impl Events for Collector {
 impl<B: Backend> Control<B> {
     /// Assembles control. Nothing is sent before the first turn.
     pub fn new(parts: ControlParts<B>) -> Result<Self, SettingError> {
-        let ControlParts { backend, resolver, sleeper, requests, events, shards, cell, topics, state, settings, seed } =
-            parts;
+        let ControlParts {
+            backend,
+            resolver,
+            sleeper,
+            requests,
+            events,
+            shards,
+            cell,
+            topics,
+            state,
+            troubles,
+            settings,
+            seed,
+        } = parts;
         let seeds = settings
             .bootstrap_servers
             .iter()
@@ -300,6 +315,7 @@ impl<B: Backend> Control<B> {
             cell,
             topics,
             state,
+            troubles,
             connection_settings: Rc::new(ConnectionSettings::new(&settings)),
             connect_settings: ConnectSettings::new(&settings),
             socket_options: SocketOptions::new(&settings),

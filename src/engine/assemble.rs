@@ -14,7 +14,7 @@ use crate::control::{Control, ControlParts, ControlRequest, EngineState};
 use crate::mesh::command::{ShardCommand, ShardEvent};
 use crate::mesh::{
     Budget, Doorbell, FetchMemory, MailboxReceiver, MailboxSender, OwnershipTable, Sleeper, SnapshotCell,
-    SnapshotReader, mailbox, sleeper,
+    SnapshotReader, Troubles, mailbox, sleeper,
 };
 use crate::net::{HostPort, Resolver};
 use crate::proto::cluster::{Snapshot, TopicNames};
@@ -74,6 +74,7 @@ pub struct ControlSeat {
     cell: SnapshotCell<Snapshot>,
     topics: Arc<TopicNames>,
     state: EngineState,
+    troubles: Troubles,
     settings: EngineSettings,
     seed: u64,
 }
@@ -91,6 +92,7 @@ impl ControlSeat {
             cell: self.cell,
             topics: self.topics,
             state: self.state,
+            troubles: self.troubles,
             settings: self.settings,
             seed: self.seed,
         })
@@ -115,6 +117,7 @@ pub struct ShardSeat {
     budget: Budget,
     fetch_memory: FetchMemory,
     state: EngineState,
+    troubles: Troubles,
     settings: EngineSettings,
     counters: Arc<ShardCounters>,
     seed: u64,
@@ -134,6 +137,7 @@ impl ShardSeat {
             topics: self.topics,
             budget: self.budget,
             fetch_memory: self.fetch_memory,
+            troubles: self.troubles,
             settings: self.settings,
             seed: self.seed,
         });
@@ -180,6 +184,7 @@ pub fn assemble(
     let cell = SnapshotCell::new(Snapshot::empty());
     let budget = Budget::new(settings.buffer_memory as u64);
     let state = EngineState::new(budget.clone());
+    let troubles = Troubles::default();
     let fetch_memory = FetchMemory::new(settings.fetch_memory);
     let (control_sleeper, control_bell) = sleeper(&control.medium, control.ring);
     let (to_control, requests) = mailbox(control_bell.clone(), &control.medium);
@@ -204,6 +209,7 @@ pub fn assemble(
             budget: budget.clone(),
             fetch_memory: fetch_memory.clone(),
             state: state.clone(),
+            troubles: troubles.clone(),
             settings: settings.clone(),
             counters: published,
             seed: rng.next_u64(),
@@ -217,6 +223,7 @@ pub fn assemble(
         cell: cell.clone(),
         topics: Arc::clone(&topics),
         state: state.clone(),
+        troubles: troubles.clone(),
         settings: settings.clone(),
         seed: rng.next_u64(),
     };
@@ -227,6 +234,7 @@ pub fn assemble(
         control: to_control,
         shards: to_shards,
         state,
+        troubles,
         budget,
         fetch_memory,
         ownership: Arc::new(OwnershipTable::new(count.max(1))),

@@ -40,7 +40,9 @@ use crate::base::time::{Clock, Time};
 use crate::config::{EngineSettings, SettingError};
 use crate::control::{ControlRequest, EngineState, Job, JobError};
 use crate::mesh::command::ShardCommand;
-use crate::mesh::{Answer, Budget, FetchMemory, MailboxSender, OwnershipTable, SnapshotCell, SnapshotReader, promise};
+use crate::mesh::{
+    Answer, Budget, FetchMemory, MailboxSender, OwnershipTable, SnapshotCell, SnapshotReader, Troubles, promise,
+};
 use crate::proto::cluster::{NameError, Snapshot, Topic, TopicNames};
 use crate::telemetry::{ShardCounters, ShardStats};
 
@@ -123,6 +125,11 @@ impl Engine {
         }
     }
 
+    /// Which broker cannot be used, why, and what to try; none when all that were tried work, as far as is known.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.troubles.last()
+    }
+
     /// The settings it runs with.
     pub fn settings(&self) -> &EngineSettings {
         &self.shared.settings
@@ -188,6 +195,7 @@ pub struct Shared {
     control: MailboxSender<ControlRequest>,
     shards: Vec<MailboxSender<ShardCommand>>,
     state: EngineState,
+    troubles: Troubles,
     budget: Budget,
     fetch_memory: FetchMemory,
     ownership: Arc<OwnershipTable>,

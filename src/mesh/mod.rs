@@ -31,6 +31,7 @@ pub mod ownership;
 pub mod slab;
 pub mod sleep;
 pub mod snapshot;
+pub mod trouble;
 
 pub use crate::base::gate::{Gate, Medium, Weather};
 pub use budget::{Budget, BudgetError, Credit, Share};
@@ -44,5 +45,6 @@ pub use ownership::OwnershipTable;
 pub use slab::{FetchLink, Slab, SlabPool};
 pub use sleep::{Doorbell, Sleeper, sleeper};
 pub use snapshot::{SnapshotCell, SnapshotReader};
+pub use trouble::Troubles;
 
 pub use crate::base::stream::ReserveError;

@@ -11,6 +11,7 @@ use crate::base::chunk::{ChunkPool, Piece};
 use crate::base::ids::{BrokerId, ConsumerIx};
 use crate::base::rng::Rng;
 use crate::base::time::Time;
+use crate::mesh::Troubles;
 use crate::net::{Connect, ConnectSettings, Failure, HostPort, Step};
 use crate::proto::connection::{Cause, Connection, ConnectionSettings};
 use crate::ring::{Backend, SendChain, Sock, SocketOptions};
@@ -41,8 +42,7 @@ pub(super) struct Link {
     served: bool,
     /// Why its last connection ended, in words.
     last_words: String,
-    /// Somebody was told that it cannot be had, since it last served.
-    warned: bool,
+    troubles: Troubles,
     /// Pieces' vector given back by the backend.
     spare: Vec<Piece>,
 }
@@ -65,6 +65,7 @@ impl Link {
         settings: &Rc<ConnectionSettings>,
         connect: ConnectSettings,
         pool: &ChunkPool,
+        troubles: Troubles,
     ) -> Self {
         Self {
             broker,
@@ -76,7 +77,7 @@ impl Link {
             resolving: false,
             served: false,
             last_words: String::new(),
-            warned: false,
+            troubles,
             spare: Vec::new(),
         }
     }
@@ -148,16 +149,16 @@ impl Link {
             return Need::Nothing;
         }
         if !self.served {
-            self.warn();
+            self.warn(now);
         }
         Need::Failed
     }
 
-    /// Says what is wrong, once until it works again: not every try is worth a line.
-    fn warn(&mut self) {
-        if !std::mem::replace(&mut self.warned, true) {
-            let role = self.role;
-            tracing::warn!(?role, why = %self.trouble(), "a broker cannot be used; it is tried again until it can");
+    /// Says what is wrong, once until it works again: not every link and try is worth a line.
+    fn warn(&self, now: Time) {
+        let why = self.trouble();
+        if self.troubles.occurred(now, &self.host().to_string(), &why) {
+            tracing::warn!(why, "a broker cannot be used; it is tried again until it can");
         }
     }
 
@@ -192,8 +193,10 @@ impl Link {
     }
 
     /// A call that it is for was answered.
-    pub fn on_served(&mut self) {
-        self.served = true;
+    pub fn on_served(&mut self, now: Time) {
+        if !std::mem::replace(&mut self.served, true) {
+            self.troubles.worked(now, &self.host().to_string());
+        }
     }
 
     /// Its socket is gone. True when that is a failure, not our own wish or a broker's that closed what was idle.
@@ -202,7 +205,7 @@ impl Link {
         self.closing = false;
         if self.served {
             self.connect.forget_failures();
-            self.warned = false;
+            self.troubles.worked(self.connection.answered_at().unwrap_or_default(), &self.host().to_string());
         }
         match cause {
             // Nobody's failure, but no reason to come back at once either.

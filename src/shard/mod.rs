@@ -36,7 +36,9 @@ use crate::base::rng::Rng;
 use crate::base::time::{Clock, Now, Time};
 use crate::config::EngineSettings;
 use crate::mesh::command::{LeaderHint, MetadataReason, ProducerIdGrant, ShardCommand, ShardEvent};
-use crate::mesh::{Budget, FetchMemory, MailboxReceiver, MailboxSender, Share, SlabPool, Sleeper, SnapshotReader};
+use crate::mesh::{
+    Budget, FetchMemory, MailboxReceiver, MailboxSender, Share, SlabPool, Sleeper, SnapshotReader, Troubles,
+};
 use crate::net::{ConnectSettings, HostPort};
 use crate::proto::cluster::{Snapshot, TopicNames, TopicState};
 use crate::proto::connection::{
@@ -84,6 +86,8 @@ pub struct ShardParts<B, C> {
     pub budget: Budget,
     /// `fetch.memory`, of the whole engine.
     pub fetch_memory: FetchMemory,
+    /// What is known of brokers that cannot be used.
+    pub troubles: Troubles,
     /// Checked settings.
     pub settings: EngineSettings,
     /// Seed of backoff, jitter and sticky partitions.
@@ -154,6 +158,7 @@ struct Core<C> {
     lanes: Lanes,
     fetch: FetchLanes,
     links: Vec<Link>,
+    troubles: Troubles,
     by_sock: Map<Sock, usize>,
     /// Where brokers are that answers named before the snapshot did.
     hinted: BTreeMap<BrokerId, (String, u16)>,
@@ -191,6 +196,7 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             topics,
             budget,
             fetch_memory,
+            troubles,
             settings,
             seed,
         } = parts;
@@ -225,6 +231,7 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             lanes: Lanes::default(),
             fetch: FetchLanes::new(slabs, retry_backoff, seed),
             links: Vec::new(),
+            troubles,
             by_sock: Map::default(),
             hinted: BTreeMap::new(),
             settled: Settlements::default(),
@@ -502,7 +509,7 @@ impl<C: Clock> Core<C> {
         }
         let host = self.host_of(broker)?;
         let (settings, connect) = (&self.connection_settings, self.connect_settings);
-        let link = Link::new(broker, role, host, settings, connect, &self.pool);
+        let link = Link::new(broker, role, host, settings, connect, &self.pool, self.troubles.clone());
         // The place of a consumer that is gone is free for another one. Places don't move: sockets know theirs.
         let free = |link: &Link| match link.role {
             Role::Fetch(consumer) => link.sock.is_none() && !self.fetch.knows(consumer),
@@ -734,7 +741,7 @@ impl<C: Clock> Core<C> {
             link.on_ready();
         }
         if served {
-            link.on_served();
+            link.on_served(now);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::record_text::Given;
 use crate::config::{Layers, Source};
-use crate::producer::{DeliveryResult, Lane, Record};
+use crate::producer::{DeliveryError, DeliveryResult, Lane, Reason, Record};
 
 /// A line longer than this is no record.
 const LINE_BYTES_MAX: usize = 64 << 20;
@@ -22,7 +22,7 @@ const LINE_BYTES_MAX: usize = 64 << 20;
 struct Tally {
     delivered: u64,
     lost: u64,
-    first_error: Option<String>,
+    first_error: Option<DeliveryError>,
 }
 
 impl Tally {
@@ -31,7 +31,7 @@ impl Tally {
             Ok(_) => self.delivered += 1,
             Err(error) => {
                 self.lost += 1;
-                self.first_error.get_or_insert_with(|| error.to_string());
+                self.first_error.get_or_insert(*error);
             }
         }
     }
@@ -97,10 +97,19 @@ pub fn run(args: &ProduceArgs, layers: &mut Layers, output: &Output) -> Result<(
     flushed.map_err(Failure::failed)?;
     match &tally.first_error {
         Some(error) => {
-            Err(Failure::Failed(format!("{} of {number} records were not delivered; first: {error}", tally.lost)))
+            let lost = format!("{} of {number} records were not delivered; first: {error}", tally.lost);
+            // What stood in the way when the time was up.
+            let trouble = session.trouble().filter(|_| is_late(*error));
+            Err(Failure::Failed(trouble.map_or(lost.clone(), |trouble| format!("{lost}; {trouble}"))))
         }
         None => Ok(()),
     }
+}
+
+/// Whether a record's time passed because nobody could be asked or answered.
+fn is_late(error: DeliveryError) -> bool {
+    let (DeliveryError::Failed(reason) | DeliveryError::Unknown(reason)) = error;
+    matches!(reason, Reason::NoMetadata | Reason::Timeout(_) | Reason::ConnectionLost)
 }
 
 /// A record of a plain line.

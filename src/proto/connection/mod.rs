@@ -188,8 +188,8 @@ pub struct Connection {
     stream: Option<Stream>,
     /// Nothing of a broker was understood yet on this socket.
     first: bool,
-    /// A call of the owner was answered on this socket, or the last one.
-    answered: bool,
+    /// When a call of the owner was last answered on this socket, or the last one.
+    answered: Option<Time>,
     silent_until: Time,
     used_at: Time,
     scratch: Vec<u8>,
@@ -214,7 +214,7 @@ impl Connection {
             partial_need: 0,
             stream: None,
             first: true,
-            answered: false,
+            answered: None,
             silent_until: Time::ZERO,
             used_at: Time::ZERO,
             scratch: Vec::new(),
@@ -234,7 +234,7 @@ impl Connection {
     pub fn connect_within(&mut self, now: Time, setup_time: Duration) {
         if matches!(self.phase, Phase::Closed) {
             edge("connection: closed -> connecting");
-            self.answered = false;
+            self.answered = None;
             self.phase = Phase::Connecting { deadline: now + setup_time };
         }
     }
@@ -451,7 +451,9 @@ impl Connection {
     pub fn end_of(&self, error: &io::Error) -> Cause {
         match &self.phase {
             Phase::Draining { cause } => cause.clone(),
-            Phase::Ready { .. } if self.answered && self.is_idle() && error.kind() == io::ErrorKind::UnexpectedEof => {
+            Phase::Ready { .. }
+                if self.has_answered() && self.is_idle() && error.kind() == io::ErrorKind::UnexpectedEof =>
+            {
                 Cause::IdleByPeer
             }
             _ => Cause::from_io(error),
@@ -502,6 +504,11 @@ impl Connection {
 
     /// Whether a call was answered since the last [`Connection::connect`]; still told after the end.
     pub fn has_answered(&self) -> bool {
+        self.answered.is_some()
+    }
+
+    /// When the last one was.
+    pub fn answered_at(&self) -> Option<Time> {
         self.answered
     }
 
@@ -702,7 +709,9 @@ impl Connection {
             self.stream = None;
             self.stats.replies += 1;
             let then = sink.reply_part(part);
-            self.answered |= !matches!(then, Then::Kill(_));
+            if !matches!(then, Then::Kill(_)) {
+                self.answered = Some(now);
+            }
             self.in_flight.pop_front();
             then
         } else {
@@ -721,7 +730,9 @@ impl Connection {
             Whose::Handshake => self.negotiated(now, call.version, body, sink),
             Whose::Owner { tag, .. } => {
                 let then = sink.reply(Reply { tag, api: call.api, version: call.version, body });
-                self.answered |= !matches!(then, Then::Kill(_));
+                if !matches!(then, Then::Kill(_)) {
+                    self.answered = Some(now);
+                }
                 self.follow(now, then)
             }
         }
