@@ -18,6 +18,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ottla::admin::{AdminError, OffsetSpec};
+use ottla::base::sync::park_until;
+use ottla::base::time::{Clock, SystemClock};
 use ottla::config::{BackendSetting, Cores, IsolationLevel};
 use ottla::consumer::{ConsumeError, StartAt};
 use ottla::engine::{CloseError, Engine, EngineError};
@@ -103,6 +105,38 @@ fn a_panic_on_a_shard_fails_its_engine_and_nothing_else() {
     assert!(broken.admin().list_topics().wait().is_err());
     healthy.admin().list_topics().wait().unwrap();
     healthy.close(LONG).unwrap();
+}
+
+#[test]
+fn records_on_other_shards_of_a_failed_engine_end_with_its_reason() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let broker = Broker::builder().brokers(2).topic("t", 4).topic("other", 1).start().unwrap();
+    let engine = engine(&broker, 2);
+    engine.topic_info("t", LONG).unwrap();
+    let producer = engine.producer().build().unwrap();
+    let to = |partition| Record::to("t").partition(partition).value("v");
+    for partition in 0..4 {
+        producer.submit(to(partition)).unwrap().wait().unwrap();
+    }
+    broker.rule(Rule::new(Reaction::BlackHole).api(ApiKey::Produce));
+    // In flight on both shards, and open behind that.
+    let sent: Vec<_> = (0..12).map(|at| producer.submit(to(at % 4)).unwrap()).collect();
+    let failing = engine.producer().partitioner(Arc::new(Panics)).build().unwrap();
+    // Its topic is not known to the handle, or the partitioner panics here.
+    let _ = catch_unwind(AssertUnwindSafe(|| failing.send(Record::to("other").value("v")).is_ok()));
+    let outcomes: Vec<_> = sent.into_iter().map(ottla::producer::Sent::wait).collect();
+    for outcome in &outcomes {
+        let reason = match outcome {
+            Err(DeliveryError::Failed(reason) | DeliveryError::Unknown(reason)) => *reason,
+            Ok(at) => panic!("{at:?} although no broker answered"),
+        };
+        assert_eq!(reason, Reason::EngineFailed, "{outcomes:?}");
+    }
+    let mut flush = pin!(producer.flush_async());
+    let deadline = SystemClock.now().mono + LONG;
+    let flushed = park_until(deadline, &SystemClock, |context| flush.as_mut().poll(context));
+    assert_eq!(flushed, Some(Err(FlushError::EngineFailed)));
+    assert!(matches!(engine.close(LONG), Err(CloseError::Failed(_))));
 }
 
 /// A waker that panics on the thread that wakes it.

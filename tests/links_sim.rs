@@ -202,7 +202,7 @@ fn d4_76_an_idle_data_connection_goes_and_comes_back_without_a_word() {
         let start = bed.now();
         let losses = bed.run(MINUTE, async move {
             send(&producer, 0, value).await;
-            producer.flush_async().await
+            producer.flush_async().await.unwrap()
         });
         assert_eq!(losses, NONE_LOST);
         assert!(bed.now().since(start) < SECOND, "{value}: {:?}", bed.now().since(start));
@@ -243,14 +243,14 @@ fn d4_74_a_moved_broker_takes_produce_links_along_and_what_was_in_flight_is_unkn
     let first = producer.clone();
     bed.run(MINUTE, async move {
         send(&first, 0, "first").await;
-        first.flush_async().await
+        first.flush_async().await.unwrap()
     });
     // Written and answered to nobody: the connection is held after the broker took the batch.
     bed.broker.with(|core| core.faults.add(Rule::new(Reaction::DelayAnswer(MINUTE)).api(ApiKey::Produce).times(1)));
     let second = producer.clone();
     let sent = bed.start("second", async move {
         send(&second, 0, "second").await;
-        second.flush_async().await
+        second.flush_async().await.unwrap()
     });
     bed.pass(SECOND);
     assert!(sent.borrow().is_none());
@@ -286,7 +286,7 @@ fn m4_sockets_at_the_broker_are_what_the_formula_says() {
                 for partition in 0..60 {
                     send(&producer, partition, "v").await;
                 }
-                producer.flush_async().await
+                producer.flush_async().await.unwrap()
             });
             assert_eq!(losses, NONE_LOST);
         }
@@ -327,7 +327,7 @@ fn r02_a_flush_of_thirty_partitions_of_one_broker_is_one_request() {
         for partition in 0..30 {
             send(&producer, partition, "v").await;
         }
-        producer.flush_async().await
+        producer.flush_async().await.unwrap()
     };
     assert_eq!(bed.run(MINUTE, fill(warm)), NONE_LOST);
     for _ in 0..3 {

@@ -308,7 +308,7 @@ async fn sender(producer: Producer, source: u64, clock: SimClock, mut rng: Rng) 
             clock.sleep(Duration::from_micros(rng.below(150_000))).await;
         }
     }
-    let _ = lane.flush_async().await;
+    lane.flush_async().await.unwrap();
     let (mut written, mut failed) = (0, 0);
     for answer in sent {
         match answer.await {

@@ -255,7 +255,7 @@ fn d1_16_records_for_a_topic_that_stays_missing_fail_after_the_propagation_time_
             for round in 0..6 {
                 let begun = clock.time();
                 let sent = lane.submit(Record::to("never").key("k").value("v")).unwrap();
-                let flushed = lane.flush_async().await;
+                let flushed = lane.flush_async().await.unwrap();
                 assert_eq!(flushed.failed, round + 1);
                 let outcome = sent.await;
                 assert!(matches!(outcome, Err(DeliveryError::Failed(_))), "{outcome:?}");
@@ -680,7 +680,7 @@ fn d1_23_freed_memory_goes_to_those_who_waited_longest_and_linger_ends_for_them(
         assert!(took[0] > MS && took[11] < 20 * SECOND, "seed {seed}: linger is 50 s: {took:?}");
         rounds += 1;
         apart += usize::from(took[11] - took[0] > 90 * MS);
-        let losses = bed.run(MINUTE, async move { producer.flush_async().await });
+        let losses = bed.run(MINUTE, async move { producer.flush_async().await.unwrap() });
         assert_eq!(losses, Losses::default(), "seed {seed}");
     }
     assert_eq!(apart, rounds, "all were served at once: their order shows nothing");
@@ -776,7 +776,7 @@ fn d1_23_waiting_senders_that_give_up_hold_nobody_and_nothing() {
         given_up += waiters.iter().filter(|slot| *slot.lock().unwrap() == Some(false)).count();
         // All of it is there again: one record takes nearly everything.
         let last = bed.run(5 * MINUTE, async move {
-            let losses = producer.flush_async().await;
+            let losses = producer.flush_async().await.unwrap();
             let value = padded("last", 60_000);
             let last = producer.send_async(Record::to("orders").partition(0).value(&value)).await;
             (losses, last.map_err(|rejected| rejected.reason))

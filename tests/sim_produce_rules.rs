@@ -144,7 +144,7 @@ fn r02_thirty_ready_partitions_of_a_broker_are_flushed_in_one_request() {
         for i in 0..300 {
             sender.send_async(Record::to("t").partition(i % 30).value("x")).await.unwrap();
         }
-        sender.flush_async().await
+        sender.flush_async().await.unwrap()
     });
     assert_eq!(produce_requests(&bed) - before, 1);
 }
@@ -243,7 +243,7 @@ fn r08_a_thousand_partitions_with_a_record_each_count_by_their_chunks() {
         net.hold(address, false);
         sender.send_async(record(0)).await.unwrap();
     });
-    let losses = bed.run(MINUTE, async move { producer.flush_async().await });
+    let losses = bed.run(MINUTE, async move { producer.flush_async().await.unwrap() });
     assert_eq!((losses.failed, losses.unknown), (0, 0));
 }
 
@@ -291,7 +291,7 @@ fn r06_send_async_awaits_the_budget_in_order_and_is_cancel_safe() {
     net.hold(address, false);
     bed.world.run(MINUTE, || tasks.iter().all(|slot| slot.borrow().is_some()));
     let flushing = producer.clone();
-    let losses = bed.run(MINUTE, async move { flushing.flush_async().await });
+    let losses = bed.run(MINUTE, async move { flushing.flush_async().await.unwrap() });
     assert_eq!((losses.failed, losses.unknown), (0, 0));
     let log = bed.logs().remove(&("t".to_owned(), 0)).unwrap();
     let arrived: Vec<u64> =
@@ -412,7 +412,7 @@ fn r07_an_unknown_topic_holds_at_most_its_share_and_its_records_stay_in_order() 
     });
     assert!((200..600).contains(&held), "{held} KB of 1 MiB");
     bed.broker.with(|core| core.create_topic(&ottla::testkit::broker::TopicSpec::new("late", 1)).unwrap());
-    let losses = bed.run(5 * MINUTE, async move { producer.flush_async().await });
+    let losses = bed.run(5 * MINUTE, async move { producer.flush_async().await.unwrap() });
     assert_eq!((losses.failed, losses.unknown), (0, 0));
     let mut numbers = Vec::new();
     for batch in bed.broker.log("late", 0) {
@@ -455,7 +455,7 @@ fn d1_22_a_flush_is_not_held_up_by_what_is_sent_after_it() {
                 sender.send_with(Record::to("t").partition(i % 2).value("mine"), count).unwrap();
             }
             let start = clock.time();
-            let losses = sender.flush_async().await;
+            let losses = sender.flush_async().await.unwrap();
             assert_eq!((losses.failed, losses.unknown), (0, 0));
             start.until(clock.time())
         });

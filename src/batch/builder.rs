@@ -64,6 +64,8 @@ impl BatchSettings {
 pub enum Append {
     /// The batch has it.
     Stored,
+    /// The batch has it and takes no further one (`batch.num.messages`): seal it.
+    Filled,
     /// It does not fit any more: seal the batch and append to the next one. An empty batch never says so.
     Full,
 }
@@ -78,6 +80,7 @@ pub struct BatchBuilder {
     /// Finished wire bytes behind the header; the raw records for the stream codecs.
     chain: Chain,
     count: u32,
+    count_max: u32,
     raw_bytes: usize,
     base_timestamp: i64,
     max_timestamp: i64,
@@ -107,6 +110,7 @@ impl BatchBuilder {
             stage,
             chain: Chain::default(),
             count: 0,
+            count_max: settings.count_max.min(i32::MAX as u32),
             raw_bytes: 0,
             base_timestamp: 0,
             max_timestamp: i64::MIN,
@@ -143,11 +147,11 @@ impl BatchBuilder {
         self.count += 1;
         self.raw_bytes += size;
         self.max_timestamp = self.max_timestamp.max(timestamp_ms);
-        Append::Stored
+        if self.count < self.count_max { Append::Stored } else { Append::Filled }
     }
 
     fn fits(&self, size: usize) -> bool {
-        self.count < self.settings.count_max.min(i32::MAX as u32)
+        self.count < self.count_max
             && self.raw_bytes + size <= self.settings.raw_bytes_max
             && self.wire_bytes_with(size) <= self.settings.size_bytes_max
     }
@@ -228,7 +232,8 @@ impl BatchBuilder {
 
     /// Finishes the batch. What compression makes larger is sent raw.
     pub fn seal(self, stamp: Stamp) -> SealedBatch {
-        let Self { settings, pool, codecs, stage, mut chain, count, raw_bytes, base_timestamp, max_timestamp } = self;
+        let Self { settings, pool, codecs, stage, mut chain, count, raw_bytes, base_timestamp, max_timestamp, .. } =
+            self;
         debug_assert!(count > 0, "an empty batch was sealed");
         let mut codec = settings.codec;
         match stage {

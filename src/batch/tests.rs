@@ -264,7 +264,7 @@ fn size_count_and_raw_limits_say_full_and_an_empty_batch_never_does() {
     }
     let two = BatchSettings { count_max: 2, ..BatchSettings::default() };
     let mut builder = BatchBuilder::new(&two, &pool, &codecs).unwrap();
-    assert_eq!((builder.append(1, b"abc"), builder.append(1, b"abc")), (Append::Stored, Append::Stored));
+    assert_eq!((builder.append(1, b"abc"), builder.append(1, b"abc")), (Append::Stored, Append::Filled));
     assert_eq!(builder.append(1, b"abc"), Append::Full);
     let mut far = BatchBuilder::new(&BatchSettings::default(), &pool, &codecs).unwrap();
     assert_eq!(far.append(i64::MIN, b"abc"), Append::Stored);

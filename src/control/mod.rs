@@ -34,6 +34,7 @@ use crate::base::hash::Map;
 use crate::base::ids::{BrokerId, ShardIx, TopicIx};
 use crate::base::rng::Rng;
 use crate::base::time::Time;
+use crate::batch::Reason;
 use crate::config::{EngineSettings, SettingError};
 use crate::mesh::command::{ShardCommand, ShardEvent};
 use crate::mesh::{Budget, Event, MailboxReceiver, MailboxSender, Promise, Sleeper, SnapshotCell, Troubles};
@@ -128,6 +129,11 @@ impl EngineState {
     /// Why the engine failed, if it did.
     pub fn failure(&self) -> Option<&str> {
         self.inner.failure.get().map(String::as_str)
+    }
+
+    /// What ends records that nobody brings to an end any more.
+    pub fn end_reason(&self) -> Reason {
+        if self.inner.failed.is_set() { Reason::EngineFailed } else { Reason::Closed }
     }
 
     /// Happens when the engine fails.
@@ -485,7 +491,7 @@ impl<B: Backend> Control<B> {
             self.closing = Some(deadline);
             for shard in &self.shards {
                 // A shard that is gone needs no stopping.
-                let _ = shard.send(ShardCommand::Stop { deadline });
+                let _ = shard.send(ShardCommand::Stop { deadline, why: self.state.end_reason() });
             }
         }
     }
@@ -518,7 +524,7 @@ impl<B: Backend> Control<B> {
         }
         if self.state.failure().is_some() {
             for shard in &self.shards {
-                let _ = shard.send(ShardCommand::Stop { deadline: Time::ZERO });
+                let _ = shard.send(ShardCommand::Stop { deadline: Time::ZERO, why: Reason::EngineFailed });
             }
         }
         self.state.end();

@@ -192,7 +192,7 @@ impl Driver {
         let left = slot.take();
         drop(slot);
         if let Some(shard) = left
-            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| shard.abandon()))
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| shard.abandon(self.state.end_reason())))
         {
             self.fail(&*panic);
         }

@@ -348,7 +348,7 @@ impl Shared {
             // Control is gone already (or never started), and with it the engine.
             for shard in &self.shards {
                 // A shard that is gone needs no stopping.
-                let _ = shard.send(ShardCommand::Stop { deadline: Time::ZERO });
+                let _ = shard.send(ShardCommand::Stop { deadline: Time::ZERO, why: self.state.end_reason() });
             }
             self.state.end();
         }

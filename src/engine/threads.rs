@@ -12,6 +12,7 @@ use super::assemble::{ControlSeat, ShardSeat};
 use super::cores::pin;
 use crate::base::sync::Waiters;
 use crate::base::time::{SystemClock, Time};
+use crate::batch::Reason;
 use crate::control;
 use crate::mesh::command::{ShardCommand, ShardEvent};
 use crate::net::Resolver;
@@ -132,7 +133,7 @@ pub(super) fn start_control(
         if ended.is_err() {
             for shard in &shards {
                 // A shard that is gone needs no stopping.
-                let _ = shard.send(ShardCommand::Stop { deadline: Time::ZERO });
+                let _ = shard.send(ShardCommand::Stop { deadline: Time::ZERO, why: Reason::EngineFailed });
             }
         }
         state.end();

@@ -12,7 +12,7 @@ use super::FetchCommand;
 use super::{CompletionWriter, LaneReader};
 use crate::base::ids::{BrokerId, ProducerIx, ShardIx, TopicIx, Tp};
 use crate::base::time::Time;
-use crate::batch::Outcome;
+use crate::batch::{Outcome, Reason};
 use crate::config::ProducerSettings;
 
 /// Chooses partitions in place of the built-in partitioner.
@@ -59,6 +59,8 @@ pub enum ShardCommand {
     Stop {
         /// When to give up.
         deadline: Time,
+        /// What ends records that are left then: [`Reason::Closed`] or [`Reason::EngineFailed`].
+        why: Reason,
     },
 }
 

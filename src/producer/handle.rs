@@ -322,11 +322,12 @@ impl Life {
         let done = waiting.wait_until(deadline, self.shared.clock(), |context| {
             self.poll_flush(context, Borrowed(&mut core), inbox, &mut flush)
         });
-        match done {
-            None => Err(FlushError::Timeout),
-            Some(_) if self.shared.state().failed().is_set() => Err(FlushError::EngineFailed),
-            Some(losses) => Ok(losses),
-        }
+        done.map_or(Err(FlushError::Timeout), |losses| self.flushed(losses))
+    }
+
+    /// What a flush says whose marks came back, or whose shards are gone.
+    fn flushed(&self, losses: Losses) -> Result<Losses, FlushError> {
+        if self.shared.state().failed().is_set() { Err(FlushError::EngineFailed) } else { Ok(losses) }
     }
 }
 
@@ -434,9 +435,14 @@ impl Producer {
     }
 
     /// As [`Producer::flush`], awaited; without a deadline of its own: records end by `delivery.timeout.ms`.
-    pub async fn flush_async(&self) -> Losses {
+    ///
+    /// # Errors
+    /// [`FlushError::EngineFailed`].
+    pub async fn flush_async(&self) -> Result<Losses, FlushError> {
         let mut flush = Flush::default();
-        poll_fn(|context| self.life.poll_flush(context, Locked(&self.core), &self.inbox, &mut flush)).await
+        let losses =
+            poll_fn(|context| self.life.poll_flush(context, Locked(&self.core), &self.inbox, &mut flush)).await;
+        self.life.flushed(losses)
     }
 
     /// Records of this handle and its clones that did not make it, as of the last flush.
@@ -529,10 +535,14 @@ impl Lane {
     }
 
     /// As [`Lane::flush`], awaited; without a deadline of its own: records end by `delivery.timeout.ms`.
-    pub async fn flush_async(&mut self) -> Losses {
+    ///
+    /// # Errors
+    /// [`FlushError::EngineFailed`].
+    pub async fn flush_async(&mut self) -> Result<Losses, FlushError> {
         let Self { life, core, inbox, .. } = self;
         let mut flush = Flush::default();
-        poll_fn(|context| life.poll_flush(context, &mut *core, inbox, &mut flush)).await
+        let losses = poll_fn(|context| life.poll_flush(context, &mut *core, inbox, &mut flush)).await;
+        life.flushed(losses)
     }
 
     /// Records of this lane that did not make it, as of the last flush.

@@ -146,10 +146,7 @@ impl Inbox {
 
     /// Why a shard that is gone left records without an outcome.
     pub fn end_reason(&self) -> Reason {
-        match &self.engine {
-            Some(engine) if engine.failed().is_set() => Reason::EngineFailed,
-            _ => Reason::Closed,
-        }
+        self.engine.as_ref().map_or(Reason::Closed, EngineState::end_reason)
     }
 
     /// Adds a shard's way back.

@@ -140,7 +140,10 @@ impl LocalProducer {
     }
 
     /// As [`LocalProducer::flush`], awaited: the shard is run by other tasks of this thread ([`LocalEngine::turn`]).
-    pub async fn flush_async(&mut self) -> Losses {
+    ///
+    /// # Errors
+    /// [`FlushError::EngineFailed`].
+    pub async fn flush_async(&mut self) -> Result<Losses, FlushError> {
         self.lane.flush_async().await
     }
 

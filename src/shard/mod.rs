@@ -34,6 +34,7 @@ use crate::base::hash::Map;
 use crate::base::ids::{BrokerId, ConsumerIx, ProducerIx, ShardIx, TopicIx, Tp};
 use crate::base::rng::Rng;
 use crate::base::time::{Clock, Now, Time};
+use crate::batch::Reason;
 use crate::config::EngineSettings;
 use crate::mesh::command::{LeaderHint, MetadataReason, ProducerIdGrant, ShardCommand, ShardEvent};
 use crate::mesh::{
@@ -171,6 +172,8 @@ struct Core<C> {
     /// What this shard's chunks take of the budget beyond that; below zero where compression saves memory.
     correction: i64,
     stopping: Option<Time>,
+    /// What ends the records that are left then.
+    end_reason: Reason,
     ending: bool,
     head: Vec<u8>,
     facts: Vec<LeaderFact>,
@@ -240,6 +243,7 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             paid: 0,
             correction: 0,
             stopping: None,
+            end_reason: Reason::Closed,
             ending: false,
             head: Vec::new(),
             facts: Vec::new(),
@@ -297,6 +301,7 @@ impl<B: Backend, C: Clock> Shard<B, C> {
         self.core.fresh = false;
         if let Err(error) = self.backend.turn(wait, &mut self.core) {
             let (shard, why) = (self.core.shard, format!("I/O failed: {error}"));
+            self.core.end_reason = Reason::EngineFailed;
             self.core.give_up();
             let _ = self.core.events.send(ShardEvent::Failed { shard, why });
             return Turn::Stopped;
@@ -308,8 +313,9 @@ impl<B: Backend, C: Clock> Shard<B, C> {
 
     /// Ends at once, waiting for nobody: what is pending ends as failed or unknown, control is told. The backend sees to what
     /// the kernel still holds.
-    pub fn abandon(mut self) {
+    pub fn abandon(mut self, why: Reason) {
         self.core.begin(self.backend.now());
+        self.core.end_reason = why;
         self.core.give_up();
         let shard = self.core.shard;
         // Control may be gone already; then nobody waits for this.
@@ -393,8 +399,9 @@ impl<C: Clock> Core<C> {
             }
             ShardCommand::Fetch(command) => self.fetch.on_command(command, self.snapshots.get()),
             ShardCommand::SnapshotChanged => {}
-            ShardCommand::Stop { deadline } => {
+            ShardCommand::Stop { deadline, why } => {
                 self.stopping = Some(self.stopping.map_or(deadline, |earlier| earlier.min(deadline)));
+                self.end_reason = why;
             }
         }
     }
@@ -688,7 +695,7 @@ impl<C: Clock> Core<C> {
     /// Ends every record and begins to close the links.
     fn give_up(&mut self) {
         self.ending = true;
-        self.produce.stop(&mut self.settled);
+        self.produce.stop(self.end_reason, &mut self.settled);
         // What still is in the lanes is refused by the stopped machine.
         let mut met = Vec::new();
         loop {

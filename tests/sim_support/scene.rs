@@ -201,8 +201,8 @@ impl Handle {
 
     async fn flush(&mut self) -> Losses {
         match self {
-            Self::Own(lane) => lane.flush_async().await,
-            Self::Shared(producer) => producer.flush_async().await,
+            Self::Own(lane) => lane.flush_async().await.unwrap(),
+            Self::Shared(producer) => producer.flush_async().await.unwrap(),
         }
     }
 }

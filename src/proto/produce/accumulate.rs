@@ -31,7 +31,8 @@ impl Produce {
         let Arrival { timestamp_ms, body, origin, charge } = record;
         let part = &mut self.parts[ix.0 as usize];
         if let Some(open) = &mut part.open {
-            if let Append::Stored = open.builder.append(*timestamp_ms, body) {
+            let appended = open.builder.append(*timestamp_ms, body);
+            if appended != Append::Full {
                 if !open.runs.last_mut().is_some_and(|run| run.extend(origin)) {
                     open.runs.push(Run::of(origin));
                 }
@@ -41,10 +42,12 @@ impl Produce {
                     open.urgent = true;
                     self.mark_urgent(ix);
                 }
+                if appended == Append::Filled {
+                    self.seal_and_touch(ix);
+                }
                 return;
             }
-            self.seal(ix);
-            self.touch(ix);
+            self.seal_and_touch(ix);
         }
         self.append_first(now, ix, record, settle);
     }
@@ -58,20 +61,21 @@ impl Produce {
         let part = &mut self.parts[ix.0 as usize];
         let (who, tp) = (part.producer, part.tp);
         let refuse = |settle: &mut dyn FnMut(Outcome)| {
-            settle(Outcome::Failed(if self.stopped { Reason::Closed } else { Reason::Invalid }));
+            settle(Outcome::Failed(self.stopped.unwrap_or(Reason::Invalid)));
         };
         let producer = self.producers.get_mut(usize::from(who.0)).and_then(Option::as_mut);
-        let Some(producer) = producer.filter(|_| !self.stopped) else {
+        let Some(producer) = producer.filter(|_| self.stopped.is_none()) else {
             refuse(&mut |outcome| settle.settled(who, tp, &Run::of(origin), outcome));
             settle.release(tp, charge);
             self.stats.failed += 1;
             return;
         };
         // The codec was checked when the producer was built; a lone record always fits.
-        let builder = BatchBuilder::new(&producer.batch, &self.pool, &self.codecs)
-            .ok()
-            .and_then(|mut builder| matches!(builder.append(timestamp_ms, body), Append::Stored).then_some(builder));
-        let Some(builder) = builder else {
+        let builder = BatchBuilder::new(&producer.batch, &self.pool, &self.codecs).ok().and_then(|mut builder| {
+            let appended = builder.append(timestamp_ms, body);
+            (appended != Append::Full).then_some((builder, appended == Append::Filled))
+        });
+        let Some((builder, filled)) = builder else {
             refuse(&mut |outcome| settle.settled(who, tp, &Run::of(origin), outcome));
             settle.release(tp, charge);
             self.stats.failed += 1;
@@ -113,6 +117,16 @@ impl Produce {
         if urgent {
             self.mark_urgent(ix);
         }
+        if filled {
+            self.seal_and_touch(ix);
+        }
+    }
+
+    /// The open batch takes nothing more.
+    #[cold]
+    fn seal_and_touch(&mut self, ix: PartIx) {
+        self.seal(ix);
+        self.touch(ix);
     }
 
     /// Somebody waits for a record in the open batch.
@@ -379,9 +393,9 @@ impl Produce {
         }
     }
 
-    /// Ends everything: what is surely not written fails, the rest is unknown. Later records are refused.
-    pub fn stop(&mut self, settle: &mut impl Settle) {
-        self.stopped = true;
+    /// Ends everything for this reason: what is surely not written fails, the rest is unknown. Later records are refused.
+    pub fn stop(&mut self, why: Reason, settle: &mut impl Settle) {
+        self.stopped = Some(why);
         for ix in 0..self.parts.len() {
             let ix = PartIx(ix as u32);
             self.seal(ix);
@@ -389,9 +403,9 @@ impl Produce {
                 let batch = &self.part(ix).queue[at];
                 let outcome = match batch.state {
                     State::Done(_) => continue,
-                    State::InFlight(_) => Outcome::Unknown(Reason::Closed),
-                    State::Ready if batch.tried == Tried::Maybe => Outcome::Unknown(Reason::Closed),
-                    State::Ready => Outcome::Failed(Reason::Closed),
+                    State::InFlight(_) => Outcome::Unknown(why),
+                    State::Ready if batch.tried == Tried::Maybe => Outcome::Unknown(why),
+                    State::Ready => Outcome::Failed(why),
                 };
                 // Nothing is sent any more, so no number has to be saved.
                 self.part(ix).queue[at].stamp = None;
@@ -399,7 +413,7 @@ impl Produce {
             }
             self.settle_front(ix, settle);
         }
-        self.stop_unplaced(settle);
+        self.stop_unplaced(why, settle);
     }
 }
 

@@ -278,7 +278,8 @@ pub struct Produce {
     unplaced: unplaced::Unplaced,
     actions: VecDeque<Action>,
     stats: ProduceStats,
-    stopped: bool,
+    /// Nothing is taken any more, and why.
+    stopped: Option<Reason>,
 }
 
 impl Produce {
@@ -302,7 +303,7 @@ impl Produce {
             unplaced: unplaced::Unplaced::default(),
             actions: VecDeque::new(),
             stats: ProduceStats::default(),
-            stopped: false,
+            stopped: None,
         }
     }
 

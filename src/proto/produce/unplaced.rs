@@ -81,8 +81,9 @@ impl Produce {
     ) {
         let Arrival { timestamp_ms, body, ref origin, charge } = *record;
         let timeout = self.producer(producer).map(|producer| producer.settings.delivery_timeout);
-        let Some(timeout) = timeout.filter(|_| !self.stopped) else {
-            settle.settled(producer, tp, &Run::of(origin), Outcome::Failed(Reason::Closed));
+        let Some(timeout) = timeout.filter(|_| self.stopped.is_none()) else {
+            let why = self.stopped.unwrap_or(Reason::Closed);
+            settle.settled(producer, tp, &Run::of(origin), Outcome::Failed(why));
             settle.release(tp, charge);
             self.stats.failed += 1;
             return;
@@ -226,10 +227,10 @@ impl Produce {
         self.unplaced.topics = topics;
     }
 
-    pub(super) fn stop_unplaced(&mut self, settle: &mut impl Settle) {
+    pub(super) fn stop_unplaced(&mut self, why: Reason, settle: &mut impl Settle) {
         for (topic, waiting) in std::mem::take(&mut self.unplaced.topics) {
             for held in waiting.live() {
-                self.refuse_held(topic, &held, Reason::Closed, settle);
+                self.refuse_held(topic, &held, why, settle);
             }
         }
     }

@@ -85,10 +85,13 @@ fn r03_size_and_count_seal_a_batch() {
     assert!(sent.bytes(0).len() <= 1_000, "with the 61-byte header");
 
     let mut rig = Rig::new(ProducerSettings { batch_count_max: Some(2), ..lingering(1_000) });
-    for _ in 0..3 {
-        rig.send(0, "x");
-    }
-    assert_eq!(rig.call(B1).unwrap().stamp(0).3, 2);
+    rig.send_records(0, 0..1);
+    assert!(rig.call(B1).is_none());
+    rig.send_records(0, 1..2);
+    assert_eq!(rig.call(B1).unwrap().stamp(0).3, 2, "sealed with its last record, not by the next one or by linger");
+    let mut rig = Rig::new(ProducerSettings { batch_count_max: Some(1), ..lingering(1_000) });
+    rig.send(0, "x");
+    assert_eq!(rig.call(B1).unwrap().stamp(0).3, 1);
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn d1_24_stop_gives_every_record_one_outcome_and_refuses_later_ones() {
     let sent: Vec<_> = std::iter::from_fn(|| rig.call(B1)).collect();
     assert_eq!(sent.len(), 5);
     rig.accept(&sent[0]);
-    rig.produce.stop(&mut rig.out);
+    rig.produce.stop(Reason::Closed, &mut rig.out);
     rig.send(0, "late");
     let kinds: Vec<_> = rig
         .outcomes(0)
