@@ -75,6 +75,8 @@ enum Kind {
         build: &'static [&'static str],
         needs: &'static str,
     },
+    /// The same by Cargo, with a workspace and a lock file of its own.
+    Crate,
 }
 
 /// The peer that ratios are to.
@@ -126,6 +128,12 @@ pub const ALL: &[Peer] = &[
         steps: ALIKE,
     },
     Peer {
+        name: "krafka",
+        what: "krafka 0.28.1, pure Rust on Tokio's current-thread runtime, with its larger polls and fetches",
+        kind: Kind::Crate,
+        steps: ALIKE,
+    },
+    Peer {
         name: FLOOR,
         what: "no client: generate, encode, lz4, CRC and back, in memory; aside: all of a batch compressed at sealing",
         kind: Kind::Floor,
@@ -173,6 +181,14 @@ impl Peer {
             (Kind::Ottla, Some(path)) => Err(Fault::Usage(format!("--ottla {}: no such program", path.display()))),
             (Kind::Ottla, None) => cargo(root, "ottla", &["--features", "cli"]),
             (Kind::Floor, _) => cargo(root, FLOOR, &["-p", "bench-harness"]),
+            (Kind::Crate, _) => {
+                let out = target(root).join("bench-harness").join("crates");
+                let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+                command.args(["build", "--release", "--locked", "-j2", "--target-dir"]).arg(&out);
+                command.current_dir(root.join("bench-harness/peers").join(self.name));
+                built(&mut command, self.name, "or leave the peer out with --peers")?;
+                Ok(out.join("release").join(self.name))
+            }
             (Kind::Foreign { build, needs }, _) => {
                 let programs = target(root).join("bench-harness");
                 fs::create_dir_all(&programs).map_err(Fault::failed(programs.display()))?;
@@ -209,7 +225,7 @@ impl Peer {
                 }
                 without_settings(&mut command);
             }
-            Kind::Foreign { .. } => {
+            Kind::Foreign { .. } | Kind::Crate => {
                 command.args(["-phase", &phase, "-b", job.bootstrap, "-t", job.topic, "-n", &messages]);
                 command.args(["-partitions", &partitions, "-workload", &workload]);
                 command.args(["-compression", scenario.compression, "-linger", &linger]);

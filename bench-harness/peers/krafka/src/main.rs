@@ -1,0 +1,113 @@
+//! One phase of a bench through krafka, tuned as its documentation recommends: `enqueue` with a linger, polls of 10,000
+//! records over fetches of 8 MiB; on Tokio's current-thread runtime, which costs it a third of the CPU of the other.
+
+#[path = "../../common.rs"]
+mod common;
+#[path = "../../../src/workload.rs"]
+mod workload;
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use common::{ACK_SAMPLE, Job, Meter, Told, sum_of};
+use krafka::consumer::AutoOffsetReset;
+use krafka::producer::Acks;
+use krafka::{Compression, Kafka, Record};
+use serde_json::json;
+use workload::Content;
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Failure> {
+    let job = Job::read()?;
+    let meter = Meter::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let told = runtime.block_on(async { if job.produces { produce(&job).await } else { consume(&job).await } })?;
+    let settings = if job.produces {
+        json!({"linger_ms": job.linger.as_millis() as u64, "batch_size": 1_000_000, "buffer_memory": 32 << 20,
+            "acks": "all", "idempotence": true, "compression": job.compression})
+    } else {
+        json!({"assignment": "manual", "max_poll_records": 10_000, "max_buffered_records": 20_000,
+            "max_partition_fetch_bytes": 8 << 20})
+    };
+    let mut all = json!({"peer": "krafka", "version": "0.28.1", "runtime": "current_thread"});
+    if let (Some(all), Some(more)) = (all.as_object_mut(), settings.as_object()) {
+        all.extend(more.clone());
+    }
+    meter.report(&job, all, told);
+    Ok(())
+}
+
+async fn produce(job: &Job) -> Result<Told, Failure> {
+    let kafka = Kafka::builder(job.bootstrap.as_str()).client_id("bench").connect().await?;
+    let compression = if job.compression == "lz4" { Compression::Lz4 } else { Compression::None };
+    let producer = kafka.producer().acks(Acks::All).idempotent(true).compression(compression);
+    let producer = producer.linger(job.linger).batch_size(1_000_000).buffer_memory(32 << 20).build().await?;
+    // Whoever waits for a sampled record tells how long it took.
+    let mut acks_us = Vec::new();
+    let mut waiting = Vec::new();
+    let (mut made, mut room) = (Content::default(), BytesMut::new());
+    let mut pool: Vec<[Bytes; 3]> = Vec::new();
+    for index in 0..job.pooled() {
+        pool.push(job.content(index, &mut made).parts().map(|part| taken(&mut room, part)));
+    }
+    for index in 0..job.messages {
+        let [key, value, correlation] = match pool.get((index % job.pooled().max(1)) as usize) {
+            Some(parts) => parts.clone(),
+            None => job.content(index, &mut made).parts().map(|part| taken(&mut room, part)),
+        };
+        let mut record = Record::new(job.topic.as_str(), value).timestamp(job.timestamp(index));
+        if !key.is_empty() {
+            record = record.key(key).header("correlationid", correlation);
+            record = record.header("client_id", Bytes::from_static(b"kafkaclitest-producer"));
+            record = record.header("app_version", Bytes::from_static(b"1.0.0"));
+        }
+        let handle = producer.enqueue(record).await?;
+        if index % ACK_SAMPLE == 0 {
+            let sent = Instant::now();
+            waiting.push(tokio::spawn(async move { handle.await.map(|_| sent.elapsed().as_micros() as u64) }));
+        }
+    }
+    producer.flush().await?;
+    for one in waiting {
+        acks_us.push(one.await??);
+    }
+    let metrics = producer.metrics().producer;
+    producer.close().await?;
+    if metrics.errors > 0 {
+        return Err(format!("{} records failed", metrics.errors).into());
+    }
+    Ok(Told { batches: metrics.batches_sent, wire_bytes: metrics.compressed_bytes, acks_us, ..Told::default() })
+}
+
+/// A copy of `part` in memory that is shared with what comes before and behind it: one allocation for many records.
+fn taken(room: &mut BytesMut, part: &[u8]) -> Bytes {
+    if room.capacity() < part.len() {
+        room.reserve(part.len().max(64 << 10));
+    }
+    room.extend_from_slice(part);
+    room.split().freeze()
+}
+
+async fn consume(job: &Job) -> Result<Told, Failure> {
+    let kafka = Kafka::builder(job.bootstrap.as_str()).client_id("bench").connect().await?;
+    let consumer = kafka.consumer_without_group().auto_offset_reset(AutoOffsetReset::Earliest).max_poll_records(10_000);
+    let consumer = consumer.max_buffered_records(20_000).max_partition_fetch_bytes(8 << 20).build().await?;
+    consumer.assign(&job.topic, (0..job.partitions).collect()).await?;
+    let (mut count, mut sum) = (0, 0u64);
+    while count < job.messages {
+        for record in consumer.poll(Duration::from_secs(1)).await? {
+            let headers =
+                record.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_deref().unwrap_or_default()));
+            let (key, value) = (record.key.as_deref().unwrap_or_default(), record.value.as_deref().unwrap_or_default());
+            sum = sum.wrapping_add(sum_of(key, value, headers));
+            count += 1;
+        }
+    }
+    let metrics = consumer.metrics().consumer;
+    consumer.close().await?;
+    if count != job.messages {
+        return Err(format!("{count} records came, not {}", job.messages).into());
+    }
+    Ok(Told { requests: metrics.fetches, wire_bytes: 0, sum: Some(sum), ..Told::default() })
+}
