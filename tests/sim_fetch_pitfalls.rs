@@ -15,7 +15,8 @@ use std::time::Duration;
 use ottla::base::chunk::ChunkPool;
 use ottla::base::time::Time;
 use ottla::batch::{
-    Append, BatchBuilder, BatchSettings, Codec, Codecs, Fault, Marker, Stamp, encode_body, encode_marker, header,
+    Append, BatchBuilder, BatchSettings, Codec, Codecs, Fault, Marker, Refusal, Stamp, encode_body, encode_marker,
+    header,
 };
 use ottla::config::EngineSettings;
 use ottla::consumer::{Batch, ConsumeError, Consumer, StartAt};
@@ -322,6 +323,86 @@ fn d2_36_a_first_batch_over_every_limit_comes_whole() {
     assert_eq!((&reader.given[&0], &reader.given[&1]), (&offsets(&[0..4]), &offsets(&[0..50])));
     assert!(reader.errors.is_empty(), "{:?}", reader.errors);
     assert!(scene.asked().len() < 60);
+}
+
+#[test]
+fn d2_36_a_batch_over_the_hard_cap_is_told_once_and_others_of_its_broker_go_on() {
+    for seed in 1..=3 {
+        let settings = EngineSettings { receive_message_max_bytes: 100_000, ..EngineSettings::default() };
+        let mut scene = Scene::new(seed, 1, 6, settings);
+        for partition in 0..6 {
+            scene.fill(partition, 100, 10, 400);
+        }
+        // Two are guilty, behind what can be read.
+        for partition in [1, 4] {
+            scene.plant(partition, 100, &batch(Codec::None, 100, 1, 150_000));
+            scene.plant(partition, 101, &batch(Codec::None, 101, 5, 10));
+        }
+        let consumer = scene.consumer(6);
+        let broker = scene.bed.broker.clone();
+        let reader = scene.read(consumer, |mut reader| async move {
+            reader.for_time(10 * SECOND).await;
+            // Others go on for good, and nobody loses a link any more.
+            let lost = || broker.look(|core| core.counters().connections_opened);
+            let links = lost();
+            for offset in 100..150 {
+                broker.with(|core| core.plant(TOPIC, 0, offset, &batch(Codec::None, offset, 1, 10)));
+                reader.until(0, offset as usize + 1).await;
+                reader.for_time(200 * MS).await;
+            }
+            assert_eq!(lost(), links);
+            assert_eq!((reader.position(1), reader.processed(1)), (Some(100), Some(100)));
+            // The application's word gets them going.
+            reader.consumer.seek(TOPIC, 1, StartAt::Offset(101)).unwrap();
+            reader.until(1, 105).await;
+            reader
+        });
+        for partition in [0, 2, 3, 5] {
+            let count = if partition == 0 { 150 } else { 100 };
+            assert_eq!(reader.given[&partition], offsets(&[0..count]), "seed {seed}: partition {partition}");
+        }
+        assert_eq!(reader.given[&1], offsets(&[0..100, 101..106]), "seed {seed}");
+        let mut told = Vec::new();
+        for error in &reader.errors {
+            match error {
+                ConsumeError::Refused {
+                    topic,
+                    partition,
+                    why: Refusal::TooLarge { offset: 100, bytes, limit: 100_000 },
+                    stopped: true,
+                } => {
+                    assert!((150_000..151_000).contains(bytes) && &**topic == TOPIC, "seed {seed}: {error}");
+                    told.push(*partition);
+                }
+                other => panic!("seed {seed}: {other}"),
+            }
+            assert!(error.to_string().contains("receive.message.max.bytes = 100000: raise that"), "{error}");
+        }
+        told.sort_unstable();
+        assert_eq!(told, [1, 4], "seed {seed}: once each");
+        let counters = scene.bed.broker.look(|core| core.counters());
+        // Two links for each of them, its own at the start, and control's.
+        assert!(counters.connections_opened <= 7, "seed {seed}: {} links", counters.connections_opened);
+    }
+}
+
+#[test]
+fn d2_36_answers_stay_below_the_hard_cap_whatever_the_fetch_sizes_say() {
+    let settings = EngineSettings { receive_message_max_bytes: 70_000, ..EngineSettings::default() };
+    let mut scene = Scene::new(1, 1, 4, settings);
+    for partition in 0..4 {
+        scene.fill(partition, 200, 10, 2_000);
+    }
+    // By their defaults an answer would be 1.6 MB.
+    let consumer = scene.consumer(4);
+    let reader = scene.read(consumer, |mut reader| async move {
+        for partition in 0..4 {
+            reader.until(partition, 200).await;
+        }
+        reader
+    });
+    assert!(reader.errors.is_empty(), "{:?}", reader.errors);
+    assert_eq!(scene.bed.engine.stats().link_failures, 0);
 }
 
 #[test]

@@ -72,6 +72,20 @@ pub enum Refusal {
         /// Its size, if its length field came.
         want: Option<usize>,
     },
+    /// The next batch makes an answer that is larger than `receive.message.max.bytes`, even alone. It was not received, and is not
+    /// asked for again until a seek.
+    #[error(
+        "the batch at offset {offset} makes an answer of {bytes} bytes, more than receive.message.max.bytes = {limit}: raise that \
+             (and have {bytes} bytes of memory to spare), or seek past the batch"
+    )]
+    TooLarge {
+        /// The offset asked for.
+        offset: i64,
+        /// Bytes of the answer's frame.
+        bytes: usize,
+        /// What is allowed.
+        limit: usize,
+    },
     /// The broker sends batches that end before the offset asked for.
     #[error("the broker sends nothing at or behind offset {offset}")]
     NoProgress {

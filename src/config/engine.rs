@@ -91,7 +91,8 @@ pub struct EngineSettings {
     /// `default.api.timeout.ms`: whole time of an admin or control call with its retries. Default 60 s.
     pub default_api_timeout: Duration,
     /// `receive.message.max.bytes` (librdkafka's name): the largest answer accepted, in bytes. Default 100 MiB. A larger frame
-    /// ends the connection before anything is allocated.
+    /// ends the connection before anything is allocated. A batch that is larger (KIP-74 has it sent whole) stops its partition
+    /// with [`crate::batch::Refusal::TooLarge`]; the others of its broker go on.
     pub receive_message_max_bytes: usize,
 
     /// `metadata.max.age.ms`: metadata is fetched again at least this often. Default 5 min.

@@ -19,7 +19,9 @@ use crate::base::time::Time;
 use crate::mesh::command::{LeaderHint, MetadataReason, ShardEvent};
 use crate::mesh::{FetchCommand, FetchEvent, MailboxSender, Slab, SlabPool};
 use crate::proto::cluster::Snapshot;
-use crate::proto::connection::{Call, Connection, Reply, ReplyMode, ReplyPart, Then, Versions, encode_head};
+use crate::proto::connection::{
+    Call, Cause, Connection, Failure, PeerMisbehaved, Reply, ReplyMode, ReplyPart, Then, Versions, encode_head,
+};
 use crate::proto::fetch::{FetchCall, FetchVersions, Fetcher, Output, Want};
 use crate::wire::messages::{FetchResponse, ListOffsetsResponse, OffsetForLeaderEpochResponse};
 use crate::wire::{ApiKey, Message, Reader};
@@ -30,6 +32,8 @@ pub(super) struct FetchLanes {
     lanes: BTreeMap<ConsumerIx, Lane>,
     slabs: SlabPool,
     backoff: BackoffRange,
+    /// `receive.message.max.bytes`.
+    frame_bytes_max: usize,
     rng: Rng,
     /// Which links are wanted, as of the lanes' topologies.
     wanted: BTreeSet<(ConsumerIx, BrokerId)>,
@@ -60,11 +64,12 @@ struct Answer {
 
 impl FetchLanes {
     /// Without consumers.
-    pub(super) fn new(slabs: SlabPool, backoff: BackoffRange, seed: u64) -> Self {
+    pub(super) fn new(slabs: SlabPool, backoff: BackoffRange, frame_bytes_max: usize, seed: u64) -> Self {
         Self {
             lanes: BTreeMap::new(),
             slabs,
             backoff,
+            frame_bytes_max,
             rng: Rng::new(seed),
             wanted: BTreeSet::new(),
             wanted_stale: false,
@@ -190,11 +195,18 @@ impl FetchLanes {
     }
 
     /// A call ended without an answer.
-    pub(super) fn on_failed(&mut self, now: Time, consumer: ConsumerIx, broker: BrokerId, api: ApiKey) {
+    pub(super) fn on_failed(&mut self, now: Time, consumer: ConsumerIx, broker: BrokerId, failure: &Failure<'_>) {
         let Some(lane) = self.lanes.get_mut(&consumer) else { return };
-        let fetch = api == ApiKey::Fetch;
+        let (api, fetch) = (failure.api, failure.api == ApiKey::Fetch);
         if fetch && let Some(answer) = lane.answers.remove(&broker) {
             self.slabs.release((consumer, broker), answer.reserved);
+        }
+        if let Cause::Peer(PeerMisbehaved::FrameLength(bytes)) = failure.cause
+            && let Ok(bytes) = usize::try_from(*bytes)
+            && bytes > self.frame_bytes_max
+            && fetch
+        {
+            return lane.fetcher.on_too_large(now, broker, bytes, self.frame_bytes_max);
         }
         lane.fetcher.on_failed(now, broker, api);
     }
@@ -252,7 +264,11 @@ impl FetchLanes {
         let mut any = false;
         while connection.free_slots(now) > 0 {
             let slabs = &mut self.slabs;
-            let reserve = |want: Want| slabs.reserve((consumer, broker), want.bytes, want.least, want.whole);
+            // Whatever the consumer's settings say, no answer but a first batch is larger than what is accepted.
+            let most = self.frame_bytes_max;
+            let reserve = |Want { bytes, least, whole }: Want| {
+                slabs.reserve((consumer, broker), bytes.min(most), least.min(most), whole)
+            };
             let Some(call) = lane.fetcher.next_call(now, broker, &versions, reserve) else { break };
             self.scratch.clear();
             let client_id = &connection.settings().client_id;

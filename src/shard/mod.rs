@@ -232,7 +232,7 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             pool,
             rng,
             lanes: Lanes::default(),
-            fetch: FetchLanes::new(slabs, retry_backoff, seed),
+            fetch: FetchLanes::new(slabs, retry_backoff, settings.receive_message_max_bytes, seed),
             links: Vec::new(),
             troubles,
             by_sock: Map::default(),
@@ -846,7 +846,7 @@ impl Sink for LinkSink<'_> {
 
     fn failed(&mut self, failure: Failure<'_>) {
         if let Role::Fetch(consumer) = self.role {
-            return self.fetch.on_failed(self.now, consumer, self.broker, failure.api);
+            return self.fetch.on_failed(self.now, consumer, self.broker, &failure);
         }
         self.produce.on_lost(self.now, call_of(failure.tag), failure.written == Written::Maybe, self.settled);
     }

@@ -93,15 +93,15 @@ pub struct Want {
 
 /// One broker, as far as this consumer fetches from it on this shard.
 #[derive(Debug)]
-struct Side {
-    session: Session,
-    fetching: bool,
+pub(super) struct Side {
+    pub(super) session: Session,
+    pub(super) fetching: bool,
     looking: Option<BTreeMap<Tp, LookedUp>>,
     proving: Option<BTreeMap<Tp, Proving>>,
-    wait_until: Time,
-    backoff: Backoff,
+    pub(super) wait_until: Time,
+    pub(super) backoff: Backoff,
     /// Something changed since the partitions were last looked at.
-    dirty: bool,
+    pub(super) dirty: bool,
     /// When a partition's own wait ends.
     look_again: Time,
     /// Full requests begin with another partition each time.
@@ -110,6 +110,8 @@ struct Side {
     empty: u32,
     /// Size of an answer that there was no room for.
     whole: usize,
+    /// Of these one may have a batch that no answer may hold.
+    pub(super) suspects: BTreeSet<Tp>,
 }
 
 /// All partitions of one consumer on one shard.
@@ -117,13 +119,13 @@ struct Side {
 pub struct Fetcher {
     settings: Arc<ConsumerSettings>,
     backoff: BackoffRange,
-    cursors: BTreeMap<Tp, Cursor>,
-    sides: BTreeMap<BrokerId, Side>,
+    pub(super) cursors: BTreeMap<Tp, Cursor>,
+    pub(super) sides: BTreeMap<BrokerId, Side>,
     by_id: Map<Uuid, TopicIx>,
     by_name: Map<Arc<str>, TopicIx>,
-    outputs: VecDeque<Output>,
-    rng: Rng,
-    topology: u64,
+    pub(super) outputs: VecDeque<Output>,
+    pub(super) rng: Rng,
+    pub(super) topology: u64,
 }
 
 impl Fetcher {
@@ -242,6 +244,7 @@ impl Fetcher {
         side.session.on_answer(response.session_id);
         side.empty = side.empty.saturating_add(1);
         side.whole = 0;
+        self.acquit(broker);
         for topic in response.responses {
             let ix = if topic.topic_id.is_zero() {
                 self.by_name.get(topic.topic.as_str())
@@ -260,6 +263,7 @@ impl Fetcher {
     /// A Fetch was answered with more than there is memory for (KIP-74), and its records were not kept. It is asked for again
     /// when there is room.
     pub fn on_no_room(&mut self, broker: BrokerId, bytes: usize) {
+        self.acquit(broker);
         let Some(side) = self.sides.get_mut(&broker) else { return };
         side.fetching = false;
         side.dirty = true;
@@ -370,7 +374,7 @@ impl Fetcher {
 
     /// The next request for a broker whose connection is ready. `reserve` takes memory for the answer to a Fetch and says how
     /// much; after `None` it is asked again when [`Fetcher::on_memory`] says so. After `Some` the request is in flight until
-    /// `on_fetched`, `on_no_room`, `on_offsets`, `on_epochs` or `on_failed`.
+    /// `on_fetched`, `on_no_room`, `on_too_large`, `on_offsets`, `on_epochs` or `on_failed`.
     pub fn next_call(
         &mut self,
         now: Time,
@@ -508,6 +512,7 @@ impl Fetcher {
             turn: 0,
             empty: 0,
             whole: 0,
+            suspects: BTreeSet::new(),
         });
         self.touch(tp);
     }
@@ -592,13 +597,15 @@ impl Fetcher {
         versions: &FetchVersions,
         mut reserve: impl FnMut(Want) -> Option<usize>,
     ) -> Option<FetchCall> {
-        let side = self.sides.get_mut(&broker)?;
-        if side.fetching {
+        if self.sides.get(&broker)?.fetching {
             return None;
         }
+        let alone = self.next_suspect(now, broker);
+        let side = self.sides.get_mut(&broker)?;
         let (mut wanted, mut sum, mut useful, mut all_ids) = (BTreeMap::new(), 0usize, false, true);
         let mut withheld = false;
-        for cursor in self.cursors.values_mut().filter(|cursor| cursor.leader == Some(broker)) {
+        let here = |cursor: &&mut Cursor| cursor.leader == Some(broker) && alone.is_none_or(|tp| tp == cursor.tp);
+        for cursor in self.cursors.values_mut().filter(here) {
             let At::Offset(offset) = cursor.at else {
                 withheld |= cursor.at != At::Stopped && !cursor.paused;
                 continue;
@@ -637,6 +644,7 @@ impl Fetcher {
             wanted.values_mut().for_each(|asked| asked.last_epoch = -1);
         }
         let max_wait = match withheld {
+            _ if alone.is_some() => Duration::ZERO,
             true => self.settings.fetch_max_wait.min(WITHHELD_WAIT.saturating_mul(1 << side.empty.min(16))),
             false => self.settings.fetch_max_wait,
         };

@@ -14,7 +14,7 @@
 //! caller for a consumer. Never: parses a record, delivers a control batch, keeps bytes.
 //!
 //! Invariants: the next offset is the last batch's last offset + 1 (`d2_33_*`); an answer counts only for the generation
-//! and the offset it was asked for (`d2_48_*`); a partition in trouble waits alone (`d2_50_*`, `d2_53_*`); after a leader change nothing is
+//! and the offset it was asked for (`d2_48_*`); a partition in trouble waits alone (`d2_50_*`, `d2_53_*`, `d2_36_*`); after a leader change nothing is
 //! fetched before the new leader's log is known to hold what was read (`d2_42_*`, `d2_43_*`).
 
 mod aborted;
@@ -25,6 +25,7 @@ mod fetcher;
 mod lookup;
 mod output;
 mod session;
+mod too_large;
 
 #[cfg(test)]
 mod tests;
