@@ -315,6 +315,165 @@ fn m4_sockets_at_the_broker_are_what_the_formula_says() {
     }
 }
 
+/// How many connections each node has.
+fn connections(bed: &Bed, nodes: i32) -> Vec<usize> {
+    (0..nodes).map(|node| bed.world.net().connections(bed.broker.address(node).unwrap())).collect()
+}
+
+/// A fetch link belongs to one consumer: a second consumer of the same partitions adds one per broker, and each takes its own
+/// along when it goes.
+#[test]
+fn m4_each_consumer_has_a_fetch_link_per_broker_and_takes_it_along() {
+    const BROKERS: i32 = 3;
+    let mut bed = Bed::new(World::calm(23), BROKERS as usize, 1, &[("t", 6)], EngineSettings::default());
+    bed.engine.topic("t").unwrap();
+    bed.pass(5 * SECOND);
+    let plus = |before: &[usize], more: usize| before.iter().map(|count| count + more).collect::<Vec<_>>();
+    let before = connections(&bed, BROKERS);
+    let assign = |bed: &Bed| {
+        let all = (0..6).map(|partition| ("t", partition, StartAt::Latest));
+        bed.engine.consumer().assign(all.collect::<Vec<_>>()).build().unwrap()
+    };
+    let mut consumers = Vec::new();
+    for count in 1..=2 {
+        consumers.push(assign(&bed));
+        bed.pass(5 * SECOND);
+        assert_eq!(connections(&bed, BROKERS), plus(&before, count));
+    }
+    while consumers.pop().is_some() {
+        bed.pass(5 * SECOND);
+        assert_eq!(connections(&bed, BROKERS), plus(&before, consumers.len()));
+    }
+}
+
+/// Nothing is opened ahead: handles alone connect nobody, a record opens one data connection, to the leader of its partition.
+#[test]
+fn m4_links_are_opened_at_first_need() {
+    const BROKERS: i32 = 3;
+    let mut bed = Bed::new(World::calm(29), BROKERS as usize, 2, &[("t", 6)], EngineSettings::default());
+    bed.pass(5 * SECOND);
+    assert_eq!(connections(&bed, BROKERS), [0, 0, 0], "an engine that nobody asks for anything");
+    let producer = bed.engine.producer().build().unwrap();
+    let topic = bed.engine.topic("t").unwrap();
+    bed.pass(5 * SECOND);
+    assert_eq!(bed.engine.stats().connects, 0, "metadata is control's");
+    let control = connections(&bed, BROKERS);
+    assert!(control.iter().all(|count| *count <= 1), "{control:?}");
+    let leader = bed.engine.cluster().topic(topic).unwrap().partitions[2].leader.unwrap();
+    bed.run(MINUTE, async move {
+        send(&producer, 2, "v").await;
+        producer.flush_async().await.unwrap()
+    });
+    assert_eq!(bed.engine.stats().connects, 1);
+    let leaders = connections(&bed, BROKERS)[leader.0 as usize];
+    assert!((1..=2).contains(&leaders), "one of the shard, perhaps one of control: {leaders}");
+}
+
+/// A partition's owner stays when its leader changes: the same shard opens one link to the new leader and goes on with the
+/// same producer id; the link to the old one is closed when nobody has used it for connections.max.idle.ms.
+#[test]
+fn m4_the_owner_of_a_partition_follows_its_leader() {
+    const BROKERS: i32 = 3;
+    let mut bed = Bed::new(World::calm(31), BROKERS as usize, 2, &[("t", 1)], EngineSettings::default());
+    let producer = bed.engine.producer().build().unwrap();
+    let topic = bed.engine.topic("t").unwrap();
+    let deliver = |bed: &mut Bed, value: &'static str| {
+        let producer = producer.clone();
+        let losses = bed.run(MINUTE, async move {
+            send(&producer, 0, value).await;
+            producer.flush_async().await.unwrap()
+        });
+        assert_eq!(losses, NONE_LOST);
+    };
+    deliver(&mut bed, "first");
+    assert_eq!(bed.engine.stats().connects, 1);
+    let old = bed.engine.cluster().topic(topic).unwrap().partitions[0].leader.unwrap().0;
+    assert!(bed.broker.move_leader("t", 0, (old + 1) % BROKERS));
+    for (nth, value) in ["second", "third"].into_iter().enumerate() {
+        deliver(&mut bed, value);
+        assert_eq!(bed.engine.stats().connects, 2, "{value}");
+        assert_eq!(bed.broker.look(|core| core.counters().requests(ApiKey::InitProducerId)), 1, "{value}");
+        // The new link is used, the old one is not.
+        if nth == 0 {
+            bed.pass(5 * MINUTE);
+        }
+    }
+    bed.pass(5 * MINUTE);
+    let data: usize = connections(&bed, BROKERS).iter().sum();
+    let control = bed.broker.look(|core| core.counters().connections_open) as usize;
+    assert_eq!(data, control, "the broker's own count agrees");
+    assert!(
+        connections(&bed, BROKERS)[old as usize] <= 1,
+        "only control may still be there: {:?}",
+        connections(&bed, BROKERS)
+    );
+    let values: Vec<String> = bed.logs()[&("t".to_owned(), 0)].iter().map(|(_, value)| value.clone()).collect();
+    assert_eq!(values, ["first", "second", "third"]);
+}
+
+/// A broker that takes a request and never answers, on each role of link: the connection ends when request.timeout.ms is over
+/// (for a Fetch the time it may wait comes on top), not before, and the call is made again on another one.
+#[test]
+fn m4_an_unanswered_call_ends_its_link_at_its_deadline_and_is_made_again() {
+    let settings = EngineSettings { request_timeout: 5 * SECOND, ..EngineSettings::default() };
+    for (api, least, most) in [(ApiKey::Produce, 5, 8), (ApiKey::Fetch, 7, 10), (ApiKey::Metadata, 5, 8)] {
+        let mut bed = Bed::new(World::calm(37), 1, 1, &[("t", 1)], settings.clone());
+        let producer = bed.engine.producer().build().unwrap();
+        let warm = producer.clone();
+        bed.run(MINUTE, async move {
+            send(&warm, 0, "first").await;
+            warm.flush_async().await.unwrap()
+        });
+        bed.broker.with(|core| core.faults.add(Rule::new(Reaction::BlackHole).api(api).times(1)));
+        let start = bed.now();
+        match api {
+            ApiKey::Produce => {
+                let losses = bed.run(MINUTE, async move {
+                    send(&producer, 0, "second").await;
+                    producer.flush_async().await.unwrap()
+                });
+                assert_eq!(losses, NONE_LOST);
+            }
+            ApiKey::Fetch => {
+                let consumer = bed.engine.consumer().fetch_max_wait(2 * SECOND);
+                let mut consumer = consumer.assign([("t", 0, StartAt::Earliest)]).build().unwrap();
+                let read = bed.run(MINUTE, async move { consumer.next_async().await.unwrap().iter().count() });
+                assert_eq!(read, 1);
+            }
+            _ => {
+                let cluster = bed.engine.admin().describe_cluster();
+                assert_eq!(bed.run(MINUTE, cluster).unwrap().brokers.len(), 1);
+            }
+        }
+        let took = bed.now().since(start);
+        assert!(took >= least * SECOND && took < most * SECOND, "{api:?}: {took:?}");
+        let failures = u64::from(api != ApiKey::Metadata);
+        assert_eq!(bed.engine.stats().link_failures, failures, "{api:?}");
+    }
+}
+
+/// A long poll may wait longer than request.timeout.ms: that is no broker that does not answer.
+#[test]
+fn d2_52_a_long_poll_beyond_the_request_timeout_keeps_its_link() {
+    let settings = EngineSettings { request_timeout: 5 * SECOND, ..EngineSettings::default() };
+    let mut bed = Bed::new(World::calm(41), 1, 1, &[("t", 1)], settings);
+    let consumer = bed.engine.consumer().fetch_max_wait(30 * SECOND);
+    let mut consumer = consumer.assign([("t", 0, StartAt::Earliest)]).build().unwrap();
+    let read = bed.start("consumer", async move { consumer.next_async().await.unwrap().iter().count() });
+    bed.pass(10 * MINUTE);
+    let stats = bed.engine.stats();
+    assert_eq!((stats.connects, stats.link_failures), (1, 0));
+    assert!((15..=40).contains(&stats.fetch_requests), "{} Fetches in ten minutes", stats.fetch_requests);
+    let producer = bed.engine.producer().build().unwrap();
+    let start = bed.now();
+    bed.run(MINUTE, async move {
+        send(&producer, 0, "v").await;
+        producer.flush_async().await.unwrap()
+    });
+    bed.pass(SECOND);
+    assert_eq!(read.take(), Some(1), "and what comes is heard at once: {:?}", bed.now().since(start));
+}
+
 /// One flush of 30 ready partitions of one broker is one Produce request.
 #[test]
 fn r02_a_flush_of_thirty_partitions_of_one_broker_is_one_request() {

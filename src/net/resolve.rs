@@ -317,6 +317,22 @@ mod tests {
         assert!(resolver.hanging.is_empty(), "the slot of the hanging helper is free again");
     }
 
+    /// Who shuts down waits for no name server.
+    #[test]
+    fn r11_a_helper_that_hangs_is_left_behind() {
+        let gate = Arc::new(Bell::default());
+        let inside = gate.clone();
+        let (mut resolver, bell) = with_lookup(move |_| {
+            inside.wait_for(1);
+            Ok(Vec::new())
+        });
+        resolver.resolve(1, host("hangs:1"), AT_1S);
+        // Joining the helper here would never end: only what comes after lets it go on.
+        drop(resolver);
+        assert_eq!(*bell.0.lock().unwrap(), 0);
+        gate.ring();
+    }
+
     #[test]
     fn helpers_do_not_pile_up() {
         let gate = Arc::new(Bell::default());

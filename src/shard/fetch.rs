@@ -9,6 +9,7 @@
 //! without memory for the answer.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -284,12 +285,20 @@ impl FetchLanes {
                     (ApiKey::Fetch, *version, encode_head(client_id, *version, request, &mut self.scratch), *reserve)
                 }
             };
+            // A broker may sit out a long poll; only then its time for an answer begins.
+            let timeout = match &call {
+                FetchCall::Fetch { request, .. } => {
+                    let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or_default());
+                    Some(connection.settings().request_timeout + wait)
+                }
+                _ => None,
+            };
             let fetch = api == ApiKey::Fetch;
             let reply = if fetch { ReplyMode::Parts } else { ReplyMode::Whole };
             let (inserts, tag) = (connection.take_inserts(), api as u64);
             let head = &self.scratch[..];
             let accepted = encoded.is_ok()
-                && connection.submit(now, Call { tag, api, version, head, inserts, timeout: None, reply }).is_ok();
+                && connection.submit(now, Call { tag, api, version, head, inserts, timeout, reply }).is_ok();
             if !accepted {
                 // A request that cannot be said or is not taken is as good as lost: backoff, then again.
                 self.slabs.release((consumer, broker), reserve);
