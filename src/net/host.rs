@@ -56,9 +56,12 @@ impl HostPort {
             _ => {}
         }
         if host.contains(':') {
-            let address = host.split_once('%').map_or(host, |(address, _)| address);
+            let (address, zone) = host.split_once('%').unwrap_or((host, "0"));
             address.parse::<Ipv6Addr>().map_err(|_| HostError::Character)?;
-        } else if !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
+            if zone.is_empty() || !is_name(zone) {
+                return Err(HostError::Character);
+            }
+        } else if !is_name(host) {
             return Err(HostError::Character);
         }
         Ok(Self { host: host.into(), port })
@@ -89,6 +92,11 @@ impl HostPort {
         }
         self.host.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, self.port))
     }
+}
+
+/// What names of hosts and of IPv6 zones (interfaces) are made of.
+fn is_name(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 impl FromStr for HostPort {
