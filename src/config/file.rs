@@ -10,6 +10,8 @@ use super::layers::{ConfigError, Layers, Source};
 
 /// A file larger than this is not a configuration.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Most keys and values of a YAML file, those behind aliases included.
+const YAML_NODES_MAX: usize = 10_000;
 
 /// A value in a file, whatever its format.
 enum Node {
@@ -43,8 +45,12 @@ impl Layers {
             "yml" | "yaml" => from_yaml(&text).map_err(&fail)?,
             _ => return Err(fail("expected a name ending in .toml, .yml or .yaml".into())),
         };
-        let Node::Table(pairs) = root else { return Err(fail("expected keys and values".into())) };
-        self.take(&pairs, "", &shown)
+        match root {
+            Node::Table(pairs) => self.take(&pairs, "", &shown),
+            // Comments only.
+            Node::Null => Ok(()),
+            _ => Err(fail("expected keys and values".into())),
+        }
     }
 
     fn take(&mut self, pairs: &[(String, Node)], prefix: &str, path: &str) -> Result<(), ConfigError> {
@@ -82,7 +88,13 @@ fn from_yaml(text: &str) -> Result<Node, String> {
     if text.trim().is_empty() {
         return Ok(Node::Table(Vec::new()));
     }
-    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+    // A few hundred bytes of aliases can stand for gigabytes: no configuration is larger or deeper than this.
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_nodes: YAML_NODES_MAX, max_events: 4 * YAML_NODES_MAX, max_depth: 32 },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: YAML_NODES_MAX },
+    };
+    let value: serde_json::Value =
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())?;
     fn scalar(value: &serde_json::Value) -> String {
         value.as_str().map_or_else(|| value.to_string(), str::to_owned)
     }

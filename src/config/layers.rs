@@ -193,7 +193,9 @@ impl Layers {
     /// The effective configuration (K-17): a "Bootstrap Servers:" line, a "Settings:" line, then one indented `key: value`
     /// line per key that was set. Secrets are masked.
     pub fn dump(&self) -> String {
-        let mut out = format!("Bootstrap Servers: {}\nSettings:\n", self.value("bootstrap.servers"));
+        let servers = "bootstrap.servers";
+        let servers = shown(servers, find(servers), &self.value(servers).to_string());
+        let mut out = format!("Bootstrap Servers: {servers}\nSettings:\n");
         for (name, entry) in &self.entries {
             if *name != "bootstrap.servers" {
                 out.push_str(&format!("  {name}: {}\n", shown(name, find(name), &entry.value.to_string())));
