@@ -36,7 +36,7 @@ impl<T: Copy> Pages<T> {
     /// Every place of every page, in order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, u64, &T)> {
         self.pages.iter().flat_map(|((producer, page), values)| {
-            (page * PAGE as u64..).zip(values.iter()).map(move |(seq, value)| (*producer, seq, value))
+            (0..).zip(values.iter()).map(move |(place, value)| (*producer, page * PAGE as u64 + place, value))
         })
     }
 }
@@ -193,10 +193,10 @@ impl Ledger {
             }
             let expected = next.filter(|(last, _)| *last == producer).map_or(0, |(_, seq)| seq);
             if seq > expected {
-                *untold += seq - expected;
+                *untold = untold.saturating_add(seq - expected);
                 example(examples, || format!("no outcome: producer {producer} seq {expected} to {}", seq - 1));
             }
-            next = Some((producer, seq + 1));
+            next = Some((producer, seq.saturating_add(1)));
         }
     }
 }
