@@ -22,6 +22,12 @@ impl Output {
         Self { json: common.json, quiet: common.quiet }
     }
 
+    /// Says nothing that it isn't asked for.
+    #[cfg(test)]
+    pub fn silent() -> Self {
+        Self { json: true, quiet: true }
+    }
+
     /// Prints one JSON value on a line of its own.
     pub fn json(&self, value: &serde_json::Value) -> Result<(), Failure> {
         let mut out = io::stdout().lock();

@@ -179,7 +179,7 @@ fn judge(view: &mut View<'_>, topic: &str, partition: i32, offset: i64, key: Opt
     }
 }
 
-fn from_dumps(ledger: &Ledger, paths: &[PathBuf], output: &Output) -> Result<Findings, Failure> {
+pub(super) fn from_dumps(ledger: &Ledger, paths: &[PathBuf], output: &Output) -> Result<Findings, Failure> {
     let mut view = View::new(ledger);
     for path in paths {
         files::read(path, output, |line| {
@@ -193,7 +193,7 @@ fn from_dumps(ledger: &Ledger, paths: &[PathBuf], output: &Output) -> Result<Fin
     Ok(view.finish())
 }
 
-fn from_consumed(ledger: &Ledger, paths: &[PathBuf], output: &Output) -> Result<Findings, Failure> {
+pub(super) fn from_consumed(ledger: &Ledger, paths: &[PathBuf], output: &Output) -> Result<Findings, Failure> {
     let mut view = View::new(ledger);
     let mut sessions = Sessions::default();
     for (file, path) in paths.iter().enumerate() {

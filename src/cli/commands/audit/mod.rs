@@ -12,6 +12,11 @@
 mod check;
 mod consume;
 mod files;
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+#[path = "../../../../tests/fuzz_support/mod.rs"]
+mod fuzz_support;
 mod ledger;
 mod produce;
 mod reader;
