@@ -39,6 +39,8 @@ pub(super) struct Link {
     /// Why its last connection ended, in words.
     last_words: String,
     troubles: Troubles,
+    /// When the last try began.
+    tried_at: Time,
     /// Pieces' vector given back by the backend.
     spare: Vec<Piece>,
 }
@@ -66,6 +68,7 @@ impl Link {
             connected_at: Time::ZERO,
             last_words: String::new(),
             troubles,
+            tried_at: Time::ZERO,
             spare: Vec::new(),
         }
     }
@@ -119,6 +122,7 @@ impl Link {
         }
         self.connect.start();
         while let Some(step) = self.connect.next_step(now, rng) {
+            self.tried_at = now;
             self.backing_off = false;
             match step {
                 Step::Resolve(deadline) => resolver.resolve(self.key, self.connect.host().clone(), deadline),
@@ -151,7 +155,7 @@ impl Link {
     /// Says what is wrong, once until it works again: not every link and try is worth a line.
     fn warn(&self, now: Time) {
         let why = self.trouble();
-        if self.troubles.occurred(now, &self.host().to_string(), &why) {
+        if self.troubles.occurred(now, self.tried_at, &self.host().to_string(), &why) {
             tracing::warn!(why, "a broker cannot be used; it is tried again until it can");
         }
     }
@@ -198,7 +202,7 @@ impl Link {
         let worked = self.connection.has_answered() && lasted;
         if worked {
             self.connect.forget_failures();
-            self.troubles.worked(self.connection.answered_at().unwrap_or_default(), &self.host().to_string());
+            self.troubles.worked(self.connection.answered_call_at().unwrap_or_default(), &self.host().to_string());
         }
         if !cause.is_failure() {
             self.connect.stop();

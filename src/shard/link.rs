@@ -43,6 +43,8 @@ pub(super) struct Link {
     /// Why its last connection ended, in words.
     last_words: String,
     troubles: Troubles,
+    /// When the last try began.
+    tried_at: Time,
     /// Pieces' vector given back by the backend.
     spare: Vec<Piece>,
 }
@@ -78,6 +80,7 @@ impl Link {
             served: false,
             last_words: String::new(),
             troubles,
+            tried_at: Time::ZERO,
             spare: Vec::new(),
         }
     }
@@ -120,6 +123,7 @@ impl Link {
         }
         self.connect.start();
         while let Some(step) = self.connect.next_step(now, rng) {
+            self.tried_at = now;
             match step {
                 Step::Resolve(_) => match self.connect.host().literal() {
                     Some(address) => self.connect.on_resolved(now, Ok(vec![address]), rng),
@@ -157,7 +161,7 @@ impl Link {
     /// Says what is wrong, once until it works again: not every link and try is worth a line.
     fn warn(&self, now: Time) {
         let why = self.trouble();
-        if self.troubles.occurred(now, &self.host().to_string(), &why) {
+        if self.troubles.occurred(now, self.tried_at, &self.host().to_string(), &why) {
             tracing::warn!(why, "a broker cannot be used; it is tried again until it can");
         }
     }
@@ -193,10 +197,14 @@ impl Link {
     }
 
     /// A call that it is for was answered.
-    pub fn on_served(&mut self, now: Time) {
+    pub fn on_served(&mut self) {
         if !std::mem::replace(&mut self.served, true) {
-            self.troubles.worked(now, &self.host().to_string());
+            self.tell_worked();
         }
+    }
+
+    fn tell_worked(&self) {
+        self.troubles.worked(self.connection.answered_call_at().unwrap_or_default(), &self.host().to_string());
     }
 
     /// Its socket is gone. True when that is a failure, not our own wish or a broker's that closed what was idle.
@@ -205,7 +213,7 @@ impl Link {
         self.closing = false;
         if self.served {
             self.connect.forget_failures();
-            self.troubles.worked(self.connection.answered_at().unwrap_or_default(), &self.host().to_string());
+            self.tell_worked();
         }
         match cause {
             // Nobody's failure, but no reason to come back at once either.

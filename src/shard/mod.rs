@@ -748,7 +748,7 @@ impl<C: Clock> Core<C> {
             link.on_ready();
         }
         if served {
-            link.on_served(now);
+            link.on_served();
         }
     }
 }

@@ -151,6 +151,13 @@ struct Unanswered {
     write_at: u64,
 }
 
+impl Unanswered {
+    /// When it was handed out for writing.
+    fn sent_at(&self) -> Time {
+        Time(self.deadline.0.saturating_sub(u64::try_from(self.timeout.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
 #[derive(Debug)]
 struct Queued {
     unanswered: Unanswered,
@@ -188,7 +195,7 @@ pub struct Connection {
     stream: Option<Stream>,
     /// Nothing of a broker was understood yet on this socket.
     first: bool,
-    /// When a call of the owner was last answered on this socket, or the last one.
+    /// When the call of the owner was sent that was last answered on this socket, or the last one.
     answered: Option<Time>,
     silent_until: Time,
     used_at: Time,
@@ -507,8 +514,8 @@ impl Connection {
         self.answered.is_some()
     }
 
-    /// When the last one was.
-    pub fn answered_at(&self) -> Option<Time> {
+    /// When the last of those calls was sent: at some time after that the broker worked.
+    pub fn answered_call_at(&self) -> Option<Time> {
         self.answered
     }
 
@@ -709,10 +716,10 @@ impl Connection {
             self.stream = None;
             self.stats.replies += 1;
             let then = sink.reply_part(part);
+            let call = self.in_flight.pop_front();
             if !matches!(then, Then::Kill(_)) {
-                self.answered = Some(now);
+                self.answered = call.map(|call| call.sent_at());
             }
-            self.in_flight.pop_front();
             then
         } else {
             self.stream = Some(Stream { offset: offset + count, total });
@@ -726,12 +733,13 @@ impl Connection {
         self.first = false;
         let Some(call) = self.in_flight.pop_front() else { return Err(PeerMisbehaved::Unasked.into()) };
         self.stats.replies += 1;
+        let sent_at = call.sent_at();
         match call.whose {
             Whose::Handshake => self.negotiated(now, call.version, body, sink),
             Whose::Owner { tag, .. } => {
                 let then = sink.reply(Reply { tag, api: call.api, version: call.version, body });
                 if !matches!(then, Then::Kill(_)) {
-                    self.answered = Some(now);
+                    self.answered = Some(sent_at);
                 }
                 self.follow(now, then)
             }
