@@ -7,7 +7,7 @@
 //! ```
 //! It is a test broker: blocking sockets and one lock are enough for a few million records a second.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -109,6 +109,8 @@ impl Builder {
             changed: Condvar::new(),
             ticks: Condvar::new(),
             gates: Mutex::new(BTreeMap::new()),
+            listening: Mutex::default(),
+            closed: Condvar::new(),
             threads: Mutex::new(Vec::new()),
             stopping: AtomicBool::new(false),
             addresses,
@@ -164,6 +166,10 @@ struct Shared {
     /// The ticker's next deadline may have moved.
     ticks: Condvar,
     gates: Mutex<BTreeMap<ConnId, Arc<Gate>>>,
+    /// Nodes with a listener, which may still be there for a moment when its node is down.
+    listening: Mutex<BTreeSet<i32>>,
+    /// A listener was closed.
+    closed: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
     stopping: AtomicBool,
     addresses: Vec<SocketAddr>,
@@ -211,16 +217,28 @@ impl Shared {
 
     fn accept_on(self: &Arc<Self>, node: i32, listener: TcpListener) -> io::Result<()> {
         let shared = Arc::clone(self);
-        self.spawn("broker-accept", move || {
-            for stream in listener.incoming() {
-                if !shared.is_up(node) {
-                    return;
-                }
-                let Ok(stream) = stream else { continue };
-                // A failed set-up is the client's to notice: its connection closes.
-                let _ = shared.connected(node, stream);
+        lock(&self.listening).insert(node);
+        let spawned = self.spawn("broker-accept", move || {
+            shared.accept(node, &listener);
+            drop(listener);
+            lock(&shared.listening).remove(&node);
+            shared.closed.notify_all();
+        });
+        if spawned.is_err() {
+            lock(&self.listening).remove(&node);
+        }
+        spawned
+    }
+
+    fn accept(self: &Arc<Self>, node: i32, listener: &TcpListener) {
+        for stream in listener.incoming() {
+            if !self.is_up(node) {
+                return;
             }
-        })
+            let Ok(stream) = stream else { continue };
+            // A failed set-up is the client's to notice: its connection closes.
+            let _ = self.connected(node, stream);
+        }
     }
 
     fn connected(self: &Arc<Self>, node: i32, stream: TcpStream) -> io::Result<()> {
@@ -469,8 +487,15 @@ impl Broker {
     /// Starts a node that was stopped, on its old port.
     pub fn start_node(&self, node: i32) -> io::Result<()> {
         let address = self.address(node).ok_or_else(|| invalid("no such node"))?;
-        // The old listener closes when its thread notices; until then the port may be taken.
-        let listener = retry(Duration::from_secs(5), || TcpListener::bind(address))?;
+        if self.shared.is_up(node) {
+            return Err(invalid("the node is up"));
+        }
+        // The old listener closes when its thread notices; until then the port is taken.
+        let listening = lock(&self.shared.listening);
+        let open = |nodes: &mut BTreeSet<i32>| nodes.contains(&node);
+        let waited = self.shared.closed.wait_timeout_while(listening, Duration::from_secs(5), open);
+        drop(waited);
+        let listener = TcpListener::bind(address)?;
         if !self.with(|core| core.set_up(node, true)) {
             return Err(invalid("the node is up"));
         }
@@ -503,18 +528,6 @@ impl Broker {
     /// A partition's batches as they lie in its log, oldest first.
     pub fn log(&self, topic: &str, partition: i32) -> Vec<Bytes> {
         lock(&self.shared.core).log(topic, partition)
-    }
-}
-
-fn retry<T>(at_most: Duration, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let end = Instant::now() + at_most;
-    loop {
-        match attempt() {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            done => return done,
-        }
     }
 }
 
