@@ -384,6 +384,11 @@ pub fn meddle(bed: &mut Bed, scene: &Scene) {
                 });
             });
         }
+        Play::Hasty => {
+            // Who may not write idempotently is told so once; what waited for the id fails, later records ask anew.
+            let refused = Rule::new(Reaction::Error(ErrorCode::ClusterAuthorizationFailed));
+            broker.with(|core| core.faults.add(refused.api(ApiKey::InitProducerId).times(1)));
+        }
         Play::Closed => {
             let engine = bed.engine.clone();
             bed.world.spawn_task("closer", async move {
