@@ -6,6 +6,7 @@
 mod broker_support;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -277,6 +278,15 @@ fn r01_after_a_panic_the_current_record_is_delivered_again() {
     });
 }
 
+/// Wakes a thread that polls.
+struct Unparks(std::thread::Thread);
+
+impl std::task::Wake for Unparks {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
 #[test]
 fn r01_after_a_dropped_future_the_current_record_is_delivered_again() {
     left_at_4(|consumer| {
@@ -291,12 +301,17 @@ fn r01_after_a_dropped_future_the_current_record_is_delivered_again() {
             }
         });
         // A timeout around a handler does just this.
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let waker = Arc::new(Unparks(std::thread::current())).into();
+        let mut context = std::task::Context::from_waker(&waker);
         let deadline = Instant::now() + PATIENCE;
-        while !reached.get() {
-            assert!(Instant::now() < deadline);
+        loop {
             assert!(work.as_mut().poll(&mut context).is_pending());
-            std::thread::sleep(Duration::from_millis(5));
+            if reached.get() {
+                break;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "nobody wakes the reader");
+            std::thread::park_timeout(left);
         }
     });
 }
