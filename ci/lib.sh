@@ -35,7 +35,8 @@ need() {
   (flock 9
    command -v "$command" >/dev/null && exit 0
    export DEBIAN_FRONTEND=noninteractive
-   apt-get -qq update && apt-get -qq -y --no-install-recommends install "$@" >/dev/null) 9>/tmp/ottla-apt.lock
+   apt=(apt-get -qq -o Acquire::Retries=3)
+   "${apt[@]}" update && "${apt[@]}" -y --no-install-recommends install "$@" >/dev/null) 9>/tmp/ottla-apt.lock
   command -v "$command" >/dev/null || { echo "no $command after installing $*"; return 1; }
 }
 need_java() { need javac openjdk-17-jdk-headless && need mvn maven; }
