@@ -22,6 +22,10 @@ pub struct Job {
     pub partitions: i32,
     pub compression: String,
     pub linger: Duration,
+    /// One record at a time, each waited for.
+    pub waited: bool,
+    /// Records a second; as fast as it goes without.
+    pub rate: Option<u64>,
     workload: Workload,
     base_ms: i64,
     /// Records made beforehand, in turn.
@@ -62,6 +66,8 @@ impl Job {
             partitions: number("partitions", "1")? as i32,
             compression: of("compression", "lz4"),
             linger: Duration::from_millis(number("linger", "100")?),
+            waited: of("mode", "full") == "waited",
+            rate: of("mode", "full").strip_prefix("paced:").and_then(|rate| rate.parse().ok()).filter(|rate| *rate > 0),
             workload,
             base_ms: since_1970.as_millis() as i64,
             pool: (0..pooled).map(of_pool).collect(),
@@ -80,6 +86,11 @@ impl Job {
     /// Records in the pool; none where they are made while sending.
     pub fn pooled(&self) -> u64 {
         self.pool.len() as u64
+    }
+
+    /// When record `index` is due, however late those before it were; `None` as fast as it goes.
+    pub fn due(&self, start: Instant, index: u64) -> Option<Instant> {
+        self.rate.map(|rate| start + Duration::from_nanos(index * 1_000_000_000 / rate))
     }
 
     /// Milliseconds since 1970.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::fault::Fault;
-use crate::scenario::Scenario;
+use crate::scenario::{Mode, Scenario};
 
 /// Sending or reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -220,6 +220,11 @@ impl Peer {
                 command.args(["bench", &phase, "-q", "--json", "-b", job.bootstrap, "-t", job.topic]);
                 command.args(["--messages", &messages, "--partitions", &partitions, "--workload", &workload]);
                 command.args(["--compression", scenario.compression, "--linger-ms", &linger]);
+                match scenario.mode {
+                    Mode::Full => {}
+                    Mode::Waited => _ = command.arg("--waited"),
+                    Mode::Paced(rate) => _ = command.args(["--rate", &rate.to_string()]),
+                }
                 if let Some(backend) = scenario.backend {
                     command.args(["-X", &format!("io.backend={backend}")]);
                 }
@@ -229,6 +234,11 @@ impl Peer {
                 command.args(["-phase", &phase, "-b", job.bootstrap, "-t", job.topic, "-n", &messages]);
                 command.args(["-partitions", &partitions, "-workload", &workload]);
                 command.args(["-compression", scenario.compression, "-linger", &linger]);
+                match scenario.mode {
+                    Mode::Full => {}
+                    Mode::Waited => _ = command.args(["-mode", "waited"]),
+                    Mode::Paced(rate) => _ = command.args(["-mode", &format!("paced:{rate}")]),
+                }
             }
             Kind::Floor => {
                 command.args([&phase, &messages, &workload, scenario.compression]);
@@ -314,6 +324,13 @@ mod tests {
                 "consume 7 telemetry lz4",
             ]
         );
+        let waited = Job { scenario: scenario::named(&["waited".to_owned()]).unwrap()[0], ..job };
+        let paced = Job { scenario: scenario::named(&["paced".to_owned()]).unwrap()[0], ..job };
+        let said = |peer: &Peer, job| words(&peer.command(Path::new("x"), &peer.steps[0], job)).join(" ");
+        assert!(said(peers[0], waited).contains("--compression none --linger-ms 0 --waited"));
+        assert!(said(peers[0], paced).ends_with("--linger-ms 5 --rate 50000"));
+        assert!(said(peers[1], waited).ends_with("-linger 0 -mode waited"));
+        assert!(said(peers[1], paced).ends_with("-linger 5 -mode paced:50000"));
     }
 
     #[test]

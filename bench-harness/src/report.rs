@@ -9,6 +9,7 @@ use crate::expected;
 use crate::fault::Fault;
 use crate::peer::{FLOOR, Phase, REFERENCE};
 use crate::sample::{FIGURES, Sample, figure};
+use crate::scenario::Mode;
 use crate::stats::Spread;
 use crate::workload::Workload;
 
@@ -180,7 +181,8 @@ impl Report {
             row.flags.push(Flag::Wire);
         }
         let busiest = row.of(|sample| Some(sample.client_busy().max(sample.broker_busy().unwrap_or(0.0))));
-        if busiest.is_some_and(|busy| busy.median < BUSY_MIN) {
+        // Where latency is what is asked for, waiting is no flaw.
+        if first.scenario.mode == Mode::Full && busiest.is_some_and(|busy| busy.median < BUSY_MIN) {
             row.flags.push(Flag::LatencyBound);
         }
         let step = first.step;

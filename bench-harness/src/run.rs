@@ -16,7 +16,7 @@ use crate::machine::{self, Cores, spawn_on};
 use crate::peer::{self, Job, Peer, Phase, REFERENCE, Step};
 use crate::report::Report;
 use crate::sample::{Sample, Take};
-use crate::scenario::{self, Scenario};
+use crate::scenario::{self, Mode, Scenario};
 use crate::sums::sum;
 use crate::workload::Workload;
 use crate::{BrokerKind, RunArgs};
@@ -129,7 +129,9 @@ impl Race<'_> {
         let Some((peer, program)) = self.peers.iter().find(|(peer, _)| peer.has_broker()) else { return Ok(()) };
         let topic = format!("warm-{}", std::process::id());
         self.topic("create", &topic, Some(scenario.partitions))?;
-        let job = Job { bootstrap: &self.broker.bootstrap, topic: &topic, messages: self.args.warm_up, scenario };
+        let waits = scenario.mode != Mode::Full;
+        let messages = if waits { scenario.counts(&[self.args.warm_up])[0] } else { self.args.warm_up };
+        let job = Job { bootstrap: &self.broker.bootstrap, topic: &topic, messages, scenario };
         for phase in [Phase::Produce, Phase::Consume] {
             if let Some(step) = peer.steps.iter().find(|step| step.phase == phase) {
                 self.take(peer, program, step, job)?;
@@ -148,7 +150,9 @@ impl Race<'_> {
             format!("{}-{}-{place}-{}-{round}-{messages}", scenario.name, peer.name, std::process::id())
         };
         let mut kept = Vec::new();
-        for phase in [Phase::Produce, Phase::Consume] {
+        let phases: &[Phase] =
+            if scenario.mode == Mode::Full { &[Phase::Produce, Phase::Consume] } else { &[Phase::Produce] };
+        for phase in phases.iter().copied() {
             // Variants take turns too: one of each peer after the other.
             let steps_most = order.iter().map(|(peer, _)| peer.steps.len()).max().unwrap_or(0);
             for place in 0..steps_most {
@@ -156,6 +160,10 @@ impl Race<'_> {
                     let steps =
                         peer.steps.iter().filter(|step| step.phase == phase && (self.args.aside || !step.aside));
                     let Some(step) = steps.clone().nth(place) else { continue };
+                    // It sends nothing, so there is nothing to wait for.
+                    if scenario.mode != Mode::Full && !peer.has_broker() {
+                        continue;
+                    }
                     let mut takes = Vec::new();
                     for messages in scenario.counts(&self.args.messages) {
                         let writes = phase == Phase::Produce && peer.has_broker();

@@ -22,8 +22,21 @@ pub struct Scenario {
     pub divide: u64,
     /// Ottla's backend where it is not the one it chooses itself.
     pub backend: Option<&'static str>,
+    /// How records are sent.
+    pub mode: Mode,
     /// Client and broker share all processors, instead of having one each.
     pub shared_cores: bool,
+}
+
+/// How records are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// As fast as it goes; then all peers read.
+    Full,
+    /// One at a time, each waited for; nobody reads.
+    Waited,
+    /// So many a second, latencies counted from when each was due; nobody reads.
+    Paced(u32),
 }
 
 /// The fields that most scenarios share.
@@ -37,6 +50,7 @@ const TELEMETRY: Scenario = Scenario {
     linger_ms: 100,
     divide: 1,
     backend: None,
+    mode: Mode::Full,
     shared_cores: false,
 };
 const FIXED: Scenario = Scenario { compression: "none", ..TELEMETRY };
@@ -77,6 +91,30 @@ pub const ALL: &[Scenario] = &[
         workload: Workload::Fixed(1_024),
         divide: 10,
         ..FIXED
+    },
+    Scenario {
+        name: "linger-0",
+        what: "telemetry with linger 0: batches are what gathers while requests are under way",
+        linger_ms: 0,
+        divide: 4,
+        ..TELEMETRY
+    },
+    Scenario {
+        name: "waited",
+        what: "one telemetry record at a time, each waited for; linger 0, no compression",
+        compression: "none",
+        linger_ms: 0,
+        divide: 600,
+        mode: Mode::Waited,
+        ..TELEMETRY
+    },
+    Scenario {
+        name: "paced",
+        what: "50,000 telemetry records a second, linger 5 ms; latencies from when each was due (coordinated omission)",
+        linger_ms: 5,
+        divide: 12,
+        mode: Mode::Paced(50_000),
+        ..TELEMETRY
     },
     Scenario { name: "telemetry-epoll", what: "telemetry, Ottla on epoll", backend: Some("epoll"), ..TELEMETRY },
     Scenario {

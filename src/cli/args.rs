@@ -99,6 +99,13 @@ pub struct BenchArgs {
     /// Threads that send, each with a lane of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub lanes: u32,
+    /// Send so many records a second, evenly; every acknowledgement is timed from when its record was due, not from when it was
+    /// sent, so that a stall counts for all records that it holds up.
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub rate: Option<u32>,
+    /// Send one record at a time and wait for its acknowledgement.
+    #[arg(long, conflicts_with = "rate")]
+    pub waited: bool,
     /// Run the shard inside the sending and reading thread (a LocalEngine) instead of threads of its own.
     #[arg(long)]
     pub local: bool,

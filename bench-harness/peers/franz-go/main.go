@@ -248,7 +248,7 @@ func fail(err error) {
 // One record in so many has its way to the acknowledgement timed, as in `ottla bench`.
 const ackSample = 64
 
-func produce(client *kgo.Client, from *source, messages uint64) map[string]any {
+func produce(client *kgo.Client, from *source, messages uint64, waited bool, rate uint64) map[string]any {
 	var failed atomic.Uint64
 	var acks []time.Duration // appended by one promise at a time
 	done := func(_ *kgo.Record, err error) {
@@ -257,10 +257,23 @@ func produce(client *kgo.Client, from *source, messages uint64) map[string]any {
 		}
 	}
 	ctx := context.Background()
+	start := time.Now()
 	for index := uint64(0); index < messages; index++ {
 		promise := done
-		if index%ackSample == 0 {
+		if waited {
 			started := time.Now()
+			fail(client.ProduceSync(ctx, from.record(index)).FirstErr())
+			acks = append(acks, time.Since(started))
+			continue
+		}
+		if rate > 0 || index%ackSample == 0 {
+			started := time.Now()
+			if rate > 0 {
+				// Counted from when it is due, however late those before it were.
+				due := start.Add(time.Duration(index) * time.Second / time.Duration(rate))
+				time.Sleep(due.Sub(started))
+				started = due
+			}
 			promise = func(r *kgo.Record, err error) {
 				acks = append(acks, time.Since(started))
 				done(r, err)
@@ -307,7 +320,14 @@ func main() {
 	workload := flag.String("workload", "telemetry", "telemetry, telemetry-pool or fixed:SIZE")
 	compression := flag.String("compression", "lz4", "lz4 or none")
 	linger := flag.Int("linger", 100, "milliseconds")
+	mode := flag.String("mode", "full", "full, waited or paced:PER_SECOND")
 	flag.Parse()
+	var rate uint64
+	if text, paced := strings.CutPrefix(*mode, "paced:"); paced {
+		parsed, err := strconv.ParseUint(text, 10, 32)
+		fail(err)
+		rate = parsed
+	}
 	codecs := map[string]kgo.CompressionCodec{"lz4": kgo.Lz4Compression(), "none": kgo.NoCompression()}
 	codec, known := codecs[*compression]
 	if !known {
@@ -316,7 +336,7 @@ func main() {
 	count, sum, met := *messages, uint64(0), &counters{}
 	opts := []kgo.Opt{kgo.SeedBrokers(strings.Split(*bootstrap, ",")...), kgo.WithHooks(met)}
 	settings := map[string]any{"peer": "franz-go", "version": "1.22.2", "topic": *topic, "messages": *messages,
-		"workload": *workload, "partitions": *partitions, "go": runtime.Version(), "gomaxprocs": runtime.GOMAXPROCS(0)}
+		"workload": *workload, "mode": *mode, "partitions": *partitions, "go": runtime.Version(), "gomaxprocs": runtime.GOMAXPROCS(0)}
 	row := map[string]any{"phase": *phase}
 	var requests *atomic.Uint64
 	var started time.Time
@@ -332,7 +352,7 @@ func main() {
 		start()
 		client, err := kgo.NewClient(opts...)
 		fail(err)
-		row["ack_us"] = produce(client, from, *messages)
+		row["ack_us"] = produce(client, from, *messages, *mode == "waited", rate)
 		client.Close()
 		settings["linger_ms"], settings["batch_size"], settings["acks"] = strconv.Itoa(*linger), "1000000", "all"
 		settings["compression"], settings["idempotence"], settings["max_buffered_records"] = *compression, true, "50000"

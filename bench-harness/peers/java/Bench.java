@@ -18,6 +18,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.locks.LockSupport;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
@@ -297,7 +298,7 @@ public final class Bench {
         Bench bench = new Bench(produces ? workload : "telemetry", messages);
         long started = System.nanoTime(), cpuStarted = cpuNanos();
         if (produces) {
-            bench.produce(config, topic, messages, partitions, row);
+            bench.produce(config, topic, messages, partitions, args.getOrDefault("-mode", "full"), row);
         } else {
             consume(config, topic, messages, partitions, row);
         }
@@ -313,10 +314,14 @@ public final class Bench {
         System.out.println("{\"settings\":" + json(settings) + ",\"phases\":[" + json(row) + "]}");
     }
 
-    private void produce(Map<String, Object> config, String topic, long messages, int partitions, Map<String, Object> row) {
+    private void produce(Map<String, Object> config, String topic, long messages, int partitions, String mode,
+        Map<String, Object> row) throws Exception {
+        boolean waited = mode.equals("waited");
+        long rate = mode.startsWith("paced:") ? Long.parseLong(mode.substring(6)) : 0;
         long base = System.currentTimeMillis();
         AtomicLong failed = new AtomicLong();
-        long[] acks = new long[(int) (messages / ACK_SAMPLE) + 1];
+        int sample = waited || rate > 0 ? 1 : ACK_SAMPLE;
+        long[] acks = new long[(int) (messages / sample) + 1];
         int[] timed = {0}; // only the client's one thread calls back
         Callback done = (metadata, error) -> {
             if (error != null) {
@@ -324,11 +329,21 @@ public final class Bench {
             }
         };
         try (var producer = new KafkaProducer<>(config, new ByteArraySerializer(), new ByteArraySerializer())) {
+            long start = System.nanoTime();
             for (long index = 0; index < messages; index++) {
+                long due = rate > 0 ? start + index * 1_000_000_000L / rate : 0;
+                for (long left = due - System.nanoTime(); rate > 0 && left > 0; left = due - System.nanoTime()) {
+                    LockSupport.parkNanos(left);
+                }
                 Content content = content(index);
                 var record = new ProducerRecord<>(topic, null, base + index / 1000, content.key(), content.value(), content.headers());
-                if (index % ACK_SAMPLE == 0) {
+                if (waited) {
                     long sent = System.nanoTime();
+                    producer.send(record).get();
+                    acks[timed[0]++] = (System.nanoTime() - sent) / 1000;
+                } else if (index % sample == 0) {
+                    // Counted from when it is due, however late those before it were.
+                    long sent = rate > 0 ? due : System.nanoTime();
                     producer.send(record, (metadata, error) -> {
                         acks[timed[0]++] = (System.nanoTime() - sent) / 1000;
                         done.onCompletion(metadata, error);

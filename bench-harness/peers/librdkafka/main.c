@@ -165,7 +165,7 @@ static void set(rd_kafka_conf_t *conf, const char *name, const char *value) {
 }
 
 typedef struct {
-  const char *bootstrap, *topic, *phase, *workload, *compression, *linger;
+  const char *bootstrap, *topic, *phase, *workload, *compression, *linger, *mode;
   uint64_t messages;
   int partitions;
   size_t size; /* of a fixed workload, else 0 */
@@ -204,8 +204,16 @@ static void produce(const job_t *job, rd_kafka_t *rk, rd_kafka_topic_t *topic) {
   int64_t base = (int64_t)wall.tv_sec * 1000 + wall.tv_nsec / 1000000;
   char *value = malloc(job->size + 16);
   content_t made;
+  int waited = !strcmp(job->mode, "waited");
+  uint64_t rate = strncmp(job->mode, "paced:", 6) ? 0 : strtoull(job->mode + 6, NULL, 10), start = now_us();
   for (uint64_t index = 0; index < job->messages; index++) {
     const content_t *c = &made;
+    uint64_t due = rate ? start + index * 1000000 / rate : 0;
+    while (rate && now_us() < due) {
+      rd_kafka_poll(rk, 0);
+      uint64_t now = now_us();
+      if (now < due) usleep((useconds_t)(due - now));
+    }
     if (job->size) {
       fixed(value, job->size, index);
     } else if (job->pool) {
@@ -213,7 +221,9 @@ static void produce(const job_t *job, rd_kafka_t *rk, rd_kafka_topic_t *topic) {
     } else {
       telemetry(&made, index);
     }
-    void *opaque = index % ACK_SAMPLE ? NULL : (void *)(uintptr_t)now_us();
+    /* Counted from when it is due, however late those before it were. */
+    uint64_t since = rate ? due : waited || index % ACK_SAMPLE == 0 ? now_us() : 0;
+    void *opaque = (void *)(uintptr_t)since;
     /* The pool stays, so nothing needs to be copied from it. */
     int flags = job->pool ? 0 : RD_KAFKA_MSG_F_COPY;
     int64_t at = base + (int64_t)(index / 1000);
@@ -233,6 +243,7 @@ static void produce(const job_t *job, rd_kafka_t *rk, rd_kafka_topic_t *topic) {
       if (err != RD_KAFKA_RESP_ERR__QUEUE_FULL) fail("produce", rd_kafka_err2str(err));
       rd_kafka_poll(rk, 10);
     }
+    while (waited && acked <= index) rd_kafka_poll(rk, 1000);
     if (index % 1024 == 0) rd_kafka_poll(rk, 0);
   }
   if (rd_kafka_flush(rk, 600000)) fail("flush", "time is up");
@@ -300,7 +311,7 @@ static int test(void) {
 }
 
 int main(int argc, char **argv) {
-  job_t job = {.topic = "ottla-bench", .phase = "produce", .workload = "telemetry", .compression = "lz4", .linger = "100",
+  job_t job = {.topic = "ottla-bench", .phase = "produce", .workload = "telemetry", .compression = "lz4", .linger = "100", .mode = "full",
                .messages = 1000000, .partitions = 1};
   for (int at = 1; at + 1 < argc; at += 2) {
     const char *name = argv[at], *value = argv[at + 1];
@@ -312,13 +323,14 @@ int main(int argc, char **argv) {
     else if (!strcmp(name, "-workload")) job.workload = value;
     else if (!strcmp(name, "-compression")) job.compression = value;
     else if (!strcmp(name, "-linger")) job.linger = value;
+    else if (!strcmp(name, "-mode")) job.mode = value;
     else if (!strcmp(name, "-test")) return test();
     else fail("unknown option", name);
   }
   if (!job.bootstrap) fail("-b", "missing");
   int produces = !strcmp(job.phase, "produce");
   if (produces) make_pool(&job);
-  acks = calloc(job.messages / ACK_SAMPLE + 1, sizeof *acks);
+  acks = calloc(job.messages / (strcmp(job.mode, "full") ? 1 : ACK_SAMPLE) + 1, sizeof *acks);
   rd_kafka_conf_t *conf = rd_kafka_conf_new();
   set(conf, "bootstrap.servers", job.bootstrap);
   if (produces) {

@@ -51,6 +51,7 @@ async fn produce(job: &Job) -> Result<Told, Failure> {
     for index in 0..job.pooled() {
         pool.push(job.content(index, &mut made).parts().map(|part| taken(&mut room, part)));
     }
+    let start = Instant::now();
     for index in 0..job.messages {
         let [key, value, correlation] = match pool.get((index % job.pooled().max(1)) as usize) {
             Some(parts) => parts.clone(),
@@ -62,9 +63,19 @@ async fn produce(job: &Job) -> Result<Told, Failure> {
             record = record.header("client_id", Bytes::from_static(b"kafkaclitest-producer"));
             record = record.header("app_version", Bytes::from_static(b"1.0.0"));
         }
+        // Counted from when it is due, however late those before it were.
+        let due = job.due(start, index);
+        if let Some(due) = due {
+            tokio::time::sleep_until(due.into()).await;
+        }
+        let sent = due.unwrap_or_else(Instant::now);
+        if job.waited {
+            let _where = producer.send(record).await?;
+            acks_us.push(sent.elapsed().as_micros() as u64);
+            continue;
+        }
         let handle = producer.enqueue(record).await?;
-        if index % ACK_SAMPLE == 0 {
-            let sent = Instant::now();
+        if due.is_some() || index % ACK_SAMPLE == 0 {
             waiting.push(tokio::spawn(async move { handle.await.map(|_| sent.elapsed().as_micros() as u64) }));
         }
     }

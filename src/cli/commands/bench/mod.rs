@@ -8,6 +8,7 @@
 
 mod child;
 mod meter;
+mod pace;
 mod phases;
 mod report;
 mod sum;
@@ -66,6 +67,9 @@ pub fn run(args: &BenchArgs, layers: &mut Layers, output: &Output) -> Result<(),
     layers.consumer()?;
     if args.local && args.lanes > 1 {
         return Err(Failure::Usage("bench --local: one thread sends, so there is one lane".into()));
+    }
+    if args.lanes > 1 && (args.rate.is_some() || args.waited) {
+        return Err(Failure::Usage("bench --rate and --waited send from one lane".into()));
     }
     let child = if args.bootstrap.is_none() && !layers.is_set("bootstrap.servers") {
         if args.phase == Phase::Consume {

@@ -12,6 +12,7 @@ use indicatif::ProgressBar;
 
 use super::Plan;
 use super::meter::Meter;
+use super::pace::{Pace, pause};
 use super::report::Row;
 use super::sum::Sum;
 use super::verify::{Seen, Verifier, indices_of};
@@ -21,6 +22,7 @@ use crate::cli::failure::Failure;
 use crate::cli::workload::{Content, HEADER_NAMES, POOL_RECORDS, Workload, timestamp};
 use crate::config::StartAt;
 use crate::consumer::{Batch, ConsumeError};
+use crate::engine::LocalEngine;
 use crate::producer::{DeliveryResult, FlushError, Lane, LocalProducer, Losses, Record, Rejected};
 
 /// One record in so many has its way to the acknowledgement timed.
@@ -49,7 +51,8 @@ pub fn produce(plan: &Plan<'_>, session: &Session) -> Result<(Row, i64), Failure
     let stop = AtomicBool::new(false);
     let meter = Meter::start(plan.broker_pid);
     let send = |lane: Lane, number: u64| {
-        let mut sender = Sender { plan, lane, base_ms, acks: &acks, bar: &bar, pool: pool.as_deref(), stop: &stop };
+        let mut sender =
+            Sender { plan, local: None, lane, base_ms, acks: &acks, bar: &bar, pool: pool.as_deref(), stop: &stop };
         let sent = sender.run(number, lanes);
         if sent.is_err() {
             stop.store(true, Ordering::Relaxed);
@@ -58,7 +61,8 @@ pub fn produce(plan: &Plan<'_>, session: &Session) -> Result<(Row, i64), Failure
     };
     if let Some(local) = session.local() {
         let lane = local.producer().settings(settings).build().map_err(Failure::failed)?;
-        Sender { plan, lane, base_ms, acks: &acks, bar: &bar, pool: pool.as_deref(), stop: &stop }.run(0, 1)?;
+        Sender { plan, local: Some(local), lane, base_ms, acks: &acks, bar: &bar, pool: pool.as_deref(), stop: &stop }
+            .run(0, 1)?;
     } else if lanes == 1 {
         send(session.producer().settings(settings).build().map_err(Failure::failed)?.lane(), 0)?;
     } else {
@@ -116,6 +120,8 @@ trait Way {
         record: Record<'r>,
         callback: impl FnOnce(DeliveryResult) + Send + 'static,
     ) -> Result<(), Rejected<'r>>;
+    /// Sends and waits for the outcome.
+    fn send_waited<'r>(&mut self, record: Record<'r>) -> Result<DeliveryResult, Rejected<'r>>;
     fn poll(&mut self) -> usize;
     fn flush(&mut self, timeout: Duration) -> Result<Losses, FlushError>;
 }
@@ -135,6 +141,9 @@ macro_rules! way {
             ) -> Result<(), Rejected<'r>> {
                 <$handle>::send_with(self, record, callback)
             }
+            fn send_waited<'r>(&mut self, record: Record<'r>) -> Result<DeliveryResult, Rejected<'r>> {
+                <$handle>::submit(self, record).map(|sent| sent.wait())
+            }
             fn poll(&mut self) -> usize {
                 <$handle>::poll(self)
             }
@@ -148,6 +157,8 @@ way!(Lane, LocalProducer);
 
 struct Sender<'a, L> {
     plan: &'a Plan<'a>,
+    /// The engine that this thread runs itself, where it does.
+    local: Option<&'a LocalEngine>,
     lane: L,
     base_ms: i64,
     acks: &'a Arc<Mutex<Acks>>,
@@ -161,7 +172,12 @@ impl<L: Way> Sender<'_, L> {
         let args = self.plan.args;
         let mut made = Content::default();
         let mut unshown = 0;
+        let pace = args.rate.map(|rate| Pace::new(Instant::now(), rate));
         for index in indices_of(number, args.messages, lanes) {
+            let due = pace.map(|pace| pace.due(index));
+            if let Some(due) = due {
+                self.await_due(due)?;
+            }
             let content = match self.pool {
                 Some(pool) => &pool[usize::try_from(index % pool.len() as u64).unwrap_or(0)],
                 None => {
@@ -180,8 +196,11 @@ impl<L: Way> Sender<'_, L> {
                     .header(HEADER_NAMES[2], app),
                 None => record,
             };
-            let sent = if index % ACK_SAMPLE == 0 {
-                let (acks, started) = (Arc::clone(self.acks), Instant::now());
+            let sent = if args.waited {
+                let started = Instant::now();
+                self.lane.send_waited(record).map(|result| note(self.acks, started, &result))
+            } else if due.is_some() || index % ACK_SAMPLE == 0 {
+                let (acks, started) = (Arc::clone(self.acks), due.unwrap_or_else(Instant::now));
                 self.lane.send_with(record, move |result| note(&acks, started, &result))
             } else {
                 self.lane.send(record)
@@ -207,6 +226,18 @@ impl<L: Way> Sender<'_, L> {
             return Err(Failure::Failed(text));
         }
         Ok(())
+    }
+
+    /// Runs callbacks, and the shard where it is this thread's, until it is time.
+    fn await_due(&mut self, due: Instant) -> Result<(), Failure> {
+        loop {
+            self.lane.poll();
+            let Some(left) = pause(due, Instant::now()) else { return Ok(()) };
+            match self.local {
+                Some(local) => local.turn(left).map_err(Failure::failed)?,
+                None => std::thread::sleep(left),
+            }
+        }
     }
 
     /// Every record has its outcome by then.

@@ -59,7 +59,9 @@ impl Report {
             "batch_messages": key("batch.num.messages"),
             "buffer_memory": key("buffer.memory"),
             "fetch_memory": key("fetch.memory"),
-            "ack_sample": super::phases::ACK_SAMPLE,
+            "rate": args.rate,
+            "waited": args.waited,
+            "ack_sample": if args.rate.is_some() || args.waited { 1 } else { super::phases::ACK_SAMPLE },
         });
         Ok(Self { settings, backend, rows: Vec::new() })
     }
