@@ -107,7 +107,9 @@ pub struct EngineSettings {
     /// Java's producer does.
     pub allow_auto_create_topics: bool,
 
-    /// `buffer.memory`: bytes of records waiting or in flight, all producers of the engine. Default 32 MiB.
+    /// `buffer.memory`: bytes of records waiting or in flight, all producers of the engine. Default 32 MiB. Beside it each
+    /// lane (a handle's way to a shard) keeps chunks of 4 KiB at first and 512 KiB at most; spare ones go when somebody waits
+    /// for memory.
     pub buffer_memory: usize,
     /// `fetch.memory`: bytes of fetched data held for consumers, all of the engine. Default 64 MiB.
     pub fetch_memory: usize,

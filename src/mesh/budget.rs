@@ -70,8 +70,19 @@ struct Inner {
     queue: Mutex<Queue>,
     /// Unspent grants of all handles.
     credits: Mutex<Vec<std::sync::Weak<CreditCell>>>,
-    shares: Mutex<Map<Tp, Share>>,
+    shares: Mutex<Shares>,
 }
+
+/// What is remembered of partitions, for as long as they hold something or somebody keeps their share.
+#[derive(Default)]
+struct Shares {
+    by_partition: Map<Tp, Share>,
+    /// So many are looked through for what is not needed any more.
+    look_through_at: usize,
+}
+
+/// Fewer are not worth a look.
+const SHARES_MIN: usize = 256;
 
 /// What records of one partition hold of the budget, all handles together. Partition -1 stands for records of a topic
 /// that have no partition yet. Cheap to clone.
@@ -91,6 +102,11 @@ impl Share {
     /// So many fewer bytes are held. Give them back to the budget afterwards, which serves those who wait for this.
     pub fn release(&self, bytes: u64) {
         self.held.fetch_sub(bytes, Ordering::SeqCst);
+    }
+
+    /// Nothing is held, and nobody owes a declaration that a release came before: it may be forgotten.
+    pub fn is_even(&self) -> bool {
+        self.held_bytes() == 0
     }
 
     /// Bytes held, as far as declared.
@@ -126,7 +142,7 @@ impl Budget {
             closed: AtomicBool::new(false),
             queue: Mutex::new(Queue::default()),
             credits: Mutex::new(Vec::new()),
-            shares: Mutex::new(Map::default()),
+            shares: Mutex::default(),
         }))
     }
 
@@ -161,10 +177,25 @@ impl Budget {
         }
     }
 
-    /// A partition's share, made at first use. Takes a lock: keep the clone.
+    /// A partition's share, made at first use. Takes a lock: keep the clone while the partition is in use.
     pub fn share(&self, tp: Tp) -> Share {
-        let make = || Share { tp, held: std::sync::Arc::new(AtomicU64::new(0)) };
-        lock(&self.0.shares).entry(tp).or_insert_with(make).clone()
+        let mut shares = lock(&self.0.shares);
+        if let Some(known) = shares.by_partition.get(&tp) {
+            return known.clone();
+        }
+        if shares.by_partition.len() >= shares.look_through_at.max(SHARES_MIN) {
+            // Nobody takes one without this lock: those that only this map keeps are forgotten once they hold nothing.
+            shares.by_partition.retain(|_, share| std::sync::Arc::strong_count(&share.held) > 1 || !share.is_even());
+            shares.look_through_at = 2 * shares.by_partition.len();
+        }
+        let made = Share { tp, held: std::sync::Arc::new(AtomicU64::new(0)) };
+        shares.by_partition.insert(tp, made.clone());
+        made
+    }
+
+    /// How many partitions are remembered.
+    pub fn shares(&self) -> usize {
+        lock(&self.0.shares).by_partition.len()
     }
 
     /// Whether a partition may hold more now.

@@ -199,3 +199,27 @@ fn r08_threads_under_pressure_all_progress_and_all_comes_back() {
     }
     assert_eq!((budget.free_bytes(), budget.waiters()), (20_000, 0));
 }
+
+#[test]
+fn r08_shares_of_partitions_that_hold_nothing_are_forgotten() {
+    let budget = Budget::new(1 << 20);
+    let tp = |partition| Tp { topic: crate::base::ids::TopicIx(1), partition };
+    let (kept, holds) = (budget.share(tp(-1)), budget.share(tp(-2)));
+    holds.hold(100);
+    drop(holds);
+    // A hundred thousand partitions, each used for a while, ten at a time.
+    let mut in_use = std::collections::VecDeque::new();
+    for partition in 0..100_000 {
+        let share = budget.share(tp(partition));
+        share.hold(10);
+        in_use.push_back(share);
+        if in_use.len() > 10 {
+            in_use.pop_front().unwrap().release(10);
+        }
+        assert!(budget.shares() <= 300, "{} are remembered", budget.shares());
+    }
+    // What is held, and what somebody keeps, is not forgotten.
+    assert_eq!(budget.share(tp(-2)).held_bytes(), 100);
+    kept.hold(5);
+    assert_eq!(budget.share(tp(-1)).held_bytes(), 5);
+}

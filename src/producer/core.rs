@@ -83,6 +83,16 @@ impl PartitionState {
         admits
     }
 
+    /// Lets go of the share if nothing is held; the next record gets it again.
+    fn forget_share(&mut self) {
+        if let Some(share) = &self.share {
+            share.hold(u64::from(std::mem::take(&mut self.undeclared)));
+            if share.is_even() {
+                (self.share, self.step) = (None, 0);
+            }
+        }
+    }
+
     #[cold]
     fn share(&mut self, budget: &Budget, tp: Tp) -> Share {
         self.share.get_or_insert_with(|| budget.share(tp)).clone()
@@ -298,6 +308,10 @@ impl Core {
             state.partitions = count;
             state.grow(count);
             state.sticky.reset();
+        }
+        // Now and then, since snapshots change now and then: what holds nothing need not be remembered.
+        for partition in state.states.iter_mut().chain([&mut state.unplaced]) {
+            partition.forget_share();
         }
     }
 

@@ -59,6 +59,8 @@ use place::Placer;
 const LANE_BYTES_PER_TURN: usize = 256 << 10;
 /// What chunks take beyond what was paid is told to the budget in steps of this.
 const CORRECTION_STEP_BYTES: i64 = 4 << 10;
+/// So many partitions' shares of the budget a shard keeps without a look at which are in use.
+const SHARES_KEPT_MIN: usize = 256;
 /// Commands taken per turn.
 const COMMANDS_PER_TURN: usize = 1024;
 /// The oldest Produce version with v2 batches.
@@ -165,6 +167,8 @@ struct Core<C> {
     hinted: BTreeMap<BrokerId, (String, u16)>,
     settled: Settlements,
     shares: Map<Tp, Share>,
+    /// With more of them, those that hold nothing are let go of.
+    shares_max: usize,
     /// Partitions that somebody waits for to hold less.
     held_up: Vec<Tp>,
     /// Bytes that handles paid for records which are here now.
@@ -239,6 +243,7 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             hinted: BTreeMap::new(),
             settled: Settlements::default(),
             shares: Map::default(),
+            shares_max: SHARES_KEPT_MIN,
             held_up: Vec::new(),
             paid: 0,
             correction: 0,
@@ -660,6 +665,11 @@ impl<C: Clock> Core<C> {
 
     /// Hands outcomes to the lanes and freed memory to the budget.
     fn tell(&mut self) {
+        if self.shares.len() > self.shares_max {
+            // Their partitions are asleep: the next record brings them back.
+            self.shares.retain(|_, share| !share.is_even());
+            self.shares_max = SHARES_KEPT_MIN.max(2 * self.shares.len());
+        }
         for (tp, bytes) in self.settled.shares.drain(..) {
             let share = self.shares.entry(tp).or_insert_with(|| self.budget.share(tp));
             match bytes {
