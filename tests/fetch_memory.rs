@@ -76,21 +76,21 @@ fn r09_a_sleeping_application_with_a_thousand_compressible_partitions_holds_no_m
     // It takes one batch, and sleeps with it in its hands.
     let held = consumer.next(PATIENCE).unwrap().unwrap();
     assert!(held.iter().count() > 500);
-    let (mut fetched, mut since) = (0, Instant::now());
-    while since.elapsed() < Duration::from_secs(3) {
-        std::thread::sleep(Duration::from_millis(100));
-        let now = engine.stats().fetched_bytes;
-        if now != fetched {
-            (fetched, since) = (now, Instant::now());
-        }
+    // Another one on the same shard and broker reads while it sleeps: with each of these batches the sleeper's link had its turn,
+    // as often as it had memory to ask for more.
+    let some = (0..20).map(|partition| ("wide", partition, StartAt::Earliest));
+    let mut awake = engine.consumer().assign(some).max_partition_fetch_bytes(256 << 10).build().unwrap();
+    for _ in 0..40 {
+        assert!(awake.next(PATIENCE).unwrap().unwrap().iter().count() > 500);
     }
+    let fetched = engine.stats().fetched_bytes;
     let peak = memory("VmHWM");
     let more = peak.saturating_sub(idle);
     println!("idle {} KiB, peak {} KiB: {} KiB more; fetched {fetched} bytes", idle >> 10, peak >> 10, more >> 10);
-    assert!(fetched as usize > FETCH_MEMORY / 8, "it did fetch: {fetched}");
+    assert!(fetched as usize > FETCH_MEMORY / 4, "it did fetch: {fetched}");
     assert!(more <= FETCH_MEMORY / 10 * 11, "{} MiB more than idle", more >> 20);
     // And when it wakes, all of it comes.
-    drop(held);
+    drop((held, awake));
     let mut records = 0;
     let per_partition = 2 * raw.div_ceil(1_004);
     while records < per_partition * 20 {

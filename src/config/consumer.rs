@@ -68,7 +68,7 @@ pub struct ConsumerSettings {
     pub fetch_max_bytes: i32,
     /// `max.partition.fetch.bytes`: of one partition in one answer, to begin with. Default 1 MiB.
     pub max_partition_fetch_bytes: i32,
-    /// What `max.partition.fetch.bytes` grows to while a partition keeps its link busy. Default 4 MiB.
+    /// What `max.partition.fetch.bytes` grows to while a partition keeps its link busy. Default 2 MiB.
     pub max_partition_fetch_bytes_grown: i32,
     /// `fetch.max.wait.ms`: how long a broker waits for `fetch.min.bytes`. Default 500 ms.
     pub fetch_max_wait: Duration,
@@ -89,7 +89,7 @@ impl Default for ConsumerSettings {
             fetch_min_bytes: 1,
             fetch_max_bytes: 8 << 20,
             max_partition_fetch_bytes: 1 << 20,
-            max_partition_fetch_bytes_grown: 4 << 20,
+            max_partition_fetch_bytes_grown: 2 << 20,
             fetch_max_wait: Duration::from_millis(500),
             max_poll_records: None,
             check_crcs: true,

@@ -546,7 +546,7 @@ pub static SETTINGS: &[Setting] = &[
         Bytes { min: 1_024, max: GIB },
         "1048576",
         Active,
-        "most data of one partition in one answer; grows to 4 MiB while the partition keeps its link busy",
+        "most data of one partition in one answer; grows to 2 MiB while the partition keeps its link busy",
     ),
     setting(
         "fetch.memory",

@@ -48,8 +48,14 @@ pub(super) struct Cursor {
     pub(super) proven: Option<i64>,
     /// Bytes given out and not yet taken by the consumer.
     pub(super) queued_bytes: usize,
-    /// `partition_max_bytes` of the next request.
+    /// `partition_max_bytes` of the next request, at most.
     pub(super) bytes_max: i32,
+    /// Sizes of its batches, as far as they are known.
+    pub(super) sizes: Sizes,
+    /// What may be read ends here, as the last answer said; -1 before.
+    pub(super) end: i64,
+    /// Asked for last: the share of the consumer's queue that it may have.
+    pub(super) share: usize,
     /// The last answer was as large as it may be.
     pub(super) full: bool,
     /// Left out of the session because the consumer does not keep up.
@@ -57,6 +63,37 @@ pub(super) struct Cursor {
     pub(super) wait_until: Time,
     pub(super) backoff: Backoff,
     pub(super) told: Told,
+}
+
+/// How large a partition's batches are. A byte limit that falls into a batch has the broker send a part of it for nothing: with
+/// batches of half the limit or more, up to half of what comes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sizes {
+    /// The largest of the last answers; 0 when none came yet.
+    batch: usize,
+    /// Of the batch that comes next, when its beginning came with the last answer; else 0.
+    next: usize,
+}
+
+impl Sizes {
+    /// An answer's batches: the largest, and the size of one that was cut off at the end.
+    pub(super) fn note(&mut self, largest: usize, next: Option<usize>) {
+        self.batch = largest.max(self.batch - self.batch / 8);
+        self.next = next.unwrap_or(0);
+    }
+
+    /// Bytes to ask for: whole batches, as many as `most` allows, but one in any case where that is no more than `one_max`. What
+    /// is not known exactly is taken a thirty-second larger. None before anything is known.
+    pub(super) fn fit(&self, most: usize, one_max: usize) -> Option<usize> {
+        let each = self.batch + self.batch / 32;
+        let first = if self.next > 0 { self.next } else { each };
+        match most.checked_sub(first) {
+            _ if each == 0 => None,
+            Some(left) => Some(first + left / each * each),
+            None if first <= one_max => Some(first),
+            None => Some(most),
+        }
+    }
 }
 
 impl Cursor {
@@ -68,12 +105,12 @@ impl Cursor {
 
     /// Whether the consumer has taken enough of what came to ask for more.
     pub(super) fn is_under_share(&self) -> bool {
-        self.queued_bytes < self.bytes_max as usize / 2
+        self.queued_bytes < self.share.div_ceil(2)
     }
 
     /// Whether it got more than its share and even the answer after that lies untouched.
     pub(super) fn is_far_over_share(&self) -> bool {
-        self.queued_bytes >= 2 * self.bytes_max as usize
+        self.queued_bytes >= 2 * self.share
     }
 
     /// Another generation: everything in flight for the old one is dropped.
@@ -85,11 +122,17 @@ impl Cursor {
         };
         self.forget_epoch();
         self.queued_bytes = 0;
+        self.sizes = Sizes::default();
         self.full = false;
         self.held = false;
         self.wait_until = Time::ZERO;
         self.backoff.reset();
         self.told = Told::Nothing;
+    }
+
+    /// Whether there is more to read than was asked for, as far as is known.
+    pub(super) fn is_behind(&self) -> bool {
+        matches!(self.at, At::Offset(offset) if offset < self.end)
     }
 
     /// Nothing is known of the record before `at`.

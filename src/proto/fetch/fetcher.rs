@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cursor::{At, Cursor, Told};
+use bytes::Bytes;
+
+use super::cursor::{At, Cursor, Sizes, Told};
 use super::epochs::{self, Proof, Proving};
 use super::lookup::{self, LookedUp};
 use super::output::Output;
@@ -110,6 +112,8 @@ pub(super) struct Side {
     empty: u32,
     /// Size of an answer that there was no room for.
     whole: usize,
+    /// `max_bytes` of the last request, less what was answered.
+    left: usize,
     /// Of these one may have a batch that no answer may hold.
     pub(super) suspects: BTreeSet<Tp>,
 }
@@ -165,6 +169,9 @@ impl Fetcher {
             queued_bytes: 0,
             full: false,
             bytes_max: self.settings.max_partition_fetch_bytes,
+            sizes: Sizes::default(),
+            end: -1,
+            share: self.settings.max_partition_fetch_bytes as usize,
             held: false,
             wait_until: Time::ZERO,
             backoff: Backoff::new(self.backoff),
@@ -244,6 +251,9 @@ impl Fetcher {
         side.session.on_answer(response.session_id);
         side.empty = side.empty.saturating_add(1);
         side.whole = 0;
+        let parts = response.responses.iter().flat_map(|topic| &topic.partitions);
+        let records: usize = parts.filter_map(|part| part.records.as_ref()).map(Bytes::len).sum();
+        side.left = side.left.saturating_sub(records);
         self.acquit(broker);
         for topic in response.responses {
             let ix = if topic.topic_id.is_zero() {
@@ -512,6 +522,7 @@ impl Fetcher {
             turn: 0,
             empty: 0,
             whole: 0,
+            left: 0,
             suspects: BTreeSet::new(),
         });
         self.touch(tp);
@@ -604,6 +615,10 @@ impl Fetcher {
         let side = self.sides.get_mut(&broker)?;
         let (mut wanted, mut sum, mut useful, mut all_ids) = (BTreeMap::new(), 0usize, false, true);
         let mut withheld = false;
+        // What there is to read is asked for in equal parts, so that the broker does not fill its answer with the first ones.
+        let behind = self.cursors.values().filter(|cursor| cursor.leader == Some(broker) && cursor.is_behind()).count();
+        let part = (self.settings.fetch_max_bytes as usize / behind.max(1)).max(PARTITION_BYTES_MIN as usize);
+        let one_max = self.settings.max_partition_fetch_bytes;
         let here = |cursor: &&mut Cursor| cursor.leader == Some(broker) && alone.is_none_or(|tp| tp == cursor.tp);
         for cursor in self.cursors.values_mut().filter(here) {
             let At::Offset(offset) = cursor.at else {
@@ -625,10 +640,26 @@ impl Fetcher {
                 withheld = true;
                 continue;
             }
-            sum = sum.saturating_add(cursor.bytes_max as usize);
+            let before = side.session.partitions.get(&cursor.tp);
+            let bytes_max =
+                match before.filter(|before| before.offset == offset && before.generation == cursor.generation) {
+                    // The next batch is larger than was asked for.
+                    Some(before) if cursor.is_behind() && side.left > before.bytes_max as usize => {
+                        cursor.bytes_max.max(one_max)
+                    }
+                    // An idle one does not change in the session.
+                    Some(before) => before.bytes_max,
+                    None => {
+                        let most = part.min(cursor.bytes_max as usize);
+                        let fit = cursor.sizes.fit(most, one_max as usize);
+                        fit.and_then(|fit| i32::try_from(fit).ok()).unwrap_or(cursor.bytes_max)
+                    }
+                };
+            cursor.share = bytes_max as usize;
+            sum = sum.saturating_add(bytes_max as usize);
             all_ids &= !cursor.topic_id.is_zero();
             let (generation, topic_id) = (cursor.generation, cursor.topic_id);
-            let Cursor { leader_epoch, last_epoch, bytes_max, .. } = *cursor;
+            let Cursor { leader_epoch, last_epoch, .. } = *cursor;
             wanted.insert(cursor.tp, Asked { offset, leader_epoch, last_epoch, bytes_max, topic_id, generation });
         }
         if !useful {
@@ -675,6 +706,7 @@ impl Fetcher {
             }
         }
         side.fetching = true;
+        side.left = bytes_max;
         Some(FetchCall::Fetch { version, request, reserve: reserved })
     }
 
@@ -715,17 +747,22 @@ impl Fetcher {
             return;
         }
         cursor.proven = None;
+        cursor.end = match self.settings.isolation_level {
+            IsolationLevel::ReadCommitted if data.last_stable_offset >= 0 => data.last_stable_offset,
+            _ => data.high_watermark,
+        };
         let records = data.records.unwrap_or_default();
         if records.is_empty() {
             cursor.told = Told::Nothing;
             return;
         }
-        let (mut next, mut whole, mut broken, mut last_epoch) = (asked.offset, 0, false, -1);
+        let (mut next, mut whole, mut broken, mut last_epoch, mut largest) = (asked.offset, 0, false, -1, 0);
         let mut set = RecordSet::new(&records);
         for view in set.by_ref() {
             match view {
                 Ok(view) => {
                     whole += 1;
+                    largest = largest.max(view.bytes().len());
                     next = next.max(view.last_offset() + 1);
                     last_epoch = view.header().map_or(-1, |header| header.partition_leader_epoch);
                 }
@@ -749,10 +786,11 @@ impl Fetcher {
         } else {
             cursor.at = At::Offset(next);
             cursor.last_epoch = last_epoch;
+            cursor.sizes.note(largest, set.partial().and_then(|partial| partial.want));
         }
         cursor.told = Told::Nothing;
         cursor.queued_bytes += records.len();
-        cursor.full = records.len() >= cursor.bytes_max as usize / 4 * 3;
+        cursor.full = records.len() >= asked.bytes_max as usize / 4 * 3;
         if let Some(side) = self.sides.get_mut(&broker) {
             side.empty = 0;
         }

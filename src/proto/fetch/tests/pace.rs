@@ -70,7 +70,9 @@ fn d2_53_a_partition_nobody_takes_is_left_out_and_others_flow() {
     bed.answer(ONE, 5, Vec::new());
     let next = bed.fetch(ONE);
     let back = next.topics[0].partitions.iter().find(|partition| partition.partition == 0).unwrap();
-    assert_eq!((back.fetch_offset, back.partition_max_bytes), (slow * 6_000, 64 << 10));
+    // Half of 128 KiB holds no batch of it: one is asked for.
+    assert_eq!(back.fetch_offset, slow * 6_000);
+    assert!((big(0).len()..129_900).contains(&(back.partition_max_bytes as usize)), "{}", back.partition_max_bytes);
     // With nobody taking anything, nothing is asked for.
     let mut bed = Bed::new(settings_small(), &[1]);
     bed.assign(0, 1, StartAt::Offset(0));
@@ -118,11 +120,75 @@ fn r09_a_request_asks_for_no_more_than_its_grant_and_waits_without_one() {
     }
     // A partition that fills its answers gets more, up to its limit, if its consumer waits for them.
     let mut base = 0;
-    for (waited, then) in [(false, 1 << 20), (true, 2 << 20), (true, 4 << 20), (true, 4 << 20)] {
-        let count = 40_000 * (1 + i64::from(then == 4 << 20) * 3);
-        bed.answer(ONE, 5, vec![records(0, batch(Codec::None, base, count, Stamp::NONE))]);
-        base += count;
+    let each = batch(Codec::None, 100_000, 1_000, Stamp::NONE).len();
+    for (waited, then) in [(false, 1 << 20), (true, 2 << 20), (true, 2 << 20)] {
+        let answer: Vec<u8> =
+            (0..95).flat_map(|nth| batch(Codec::None, base + nth * 1_000, 1_000, Stamp::NONE)).collect();
+        base += 95_000;
+        bed.answer(ONE, 5, vec![records(0, answer)]);
         bed.fetcher.taken(tp(0), 1, usize::MAX, waited);
-        assert_eq!(bed.fetch(ONE).topics[0].partitions[0].partition_max_bytes, then);
+        let asked = bed.fetch(ONE).topics[0].partitions[0].partition_max_bytes as usize;
+        assert!((then - 2 * each..=then).contains(&asked), "{asked} of {then}");
+    }
+}
+
+/// An answer of whole batches and, at its end, the beginning of one.
+fn answer(sizes: &[i64], base: i64, cut: Option<(i64, usize)>) -> (Vec<u8>, i64) {
+    let (mut bytes, mut at) = (Vec::new(), base);
+    for count in sizes {
+        bytes.extend(batch(Codec::None, at, *count, Stamp::NONE));
+        at += count;
+    }
+    if let Some((count, have)) = cut {
+        bytes.extend(&batch(Codec::None, at, count, Stamp::NONE)[..have]);
+    }
+    (bytes, at)
+}
+
+#[test]
+fn r09_what_is_asked_for_ends_where_batches_end() {
+    let mut bed = Bed::new(settings(|_| {}), &[1; 12]);
+    (0..12).for_each(|partition| bed.assign(partition, 1, StartAt::Offset(0)));
+    let size = |request: &FetchRequest, nth: usize| request.topics[0].partitions[nth].partition_max_bytes as usize;
+    let first = bed.fetch(ONE);
+    assert!((0..12).all(|nth| size(&first, nth) == 1 << 20), "nothing is known yet");
+    // Batches of about 550 KB: one, and a part of the next.
+    let (bytes, next) = answer(&[25_000], 0, Some((24_000, 50_000)));
+    let (whole, cut) =
+        (batch(Codec::None, 0, 25_000, Stamp::NONE).len(), batch(Codec::None, next, 24_000, Stamp::NONE).len());
+    assert!((500_000..600_000).contains(&whole));
+    let full =
+        |partition, bytes: &Vec<u8>| PartitionData { high_watermark: 1 << 30, ..records(partition, bytes.clone()) };
+    bed.answer(ONE, 5, (0..12).map(|partition| full(partition, &bytes)).collect());
+    (0..12).for_each(|partition| bed.fetcher.taken(tp(partition), 1, usize::MAX, false));
+    // What was cut off is asked for to the byte, and no part of another: 8 MiB for twelve.
+    let second = bed.fetch(ONE);
+    assert!((0..12).all(|nth| size(&second, nth) == cut), "{} of {cut}", size(&second, 0));
+    let (bytes, next) = answer(&[24_000], next, None);
+    bed.answer(ONE, 5, (0..12).map(|partition| full(partition, &bytes)).collect());
+    (0..12).for_each(|partition| bed.fetcher.taken(tp(partition), 1, usize::MAX, false));
+    // Where nothing was cut off, what lately was the largest is expected, and a little more.
+    let third = bed.fetch(ONE);
+    assert!((0..12).all(|nth| (whole - whole / 8..whole + whole / 30).contains(&size(&third, nth))));
+    // A batch that is larger than expected, and so did not come though there was room: all is asked for.
+    bed.answer(ONE, 5, (0..11).map(|partition| full(partition, &answer(&[24_000], next, None).0)).collect());
+    (0..11).for_each(|partition| bed.fetcher.taken(tp(partition), 1, usize::MAX, false));
+    let fourth = bed.fetch(ONE);
+    let last = fourth.topics[0].partitions.iter().find(|part| part.partition == 11);
+    assert_eq!(last.map(|part| part.partition_max_bytes), Some(1 << 20));
+}
+
+#[test]
+fn r09_an_idle_partition_does_not_change_in_the_session_when_others_do() {
+    let mut bed = Bed::new(settings(|_| {}), &[1; 3]);
+    (0..3).for_each(|partition| bed.assign(partition, 1, StartAt::Offset(0)));
+    bed.fetch(ONE);
+    for round in 0..10 {
+        let (bytes, _) = answer(&[10 + 3 * round], round * 100, None);
+        bed.answer(ONE, 5, vec![records(0, bytes)]);
+        bed.fetcher.taken(tp(0), 1, usize::MAX, true);
+        bed.assign(0, 1, StartAt::Offset((round + 1) * 100));
+        let changed = bed.fetch(ONE);
+        assert_eq!(asked(&changed), [(0, (round + 1) * 100)]);
     }
 }
