@@ -632,6 +632,39 @@ fn r09_an_application_that_does_not_read_holds_no_more_than_the_budget() {
 }
 
 #[test]
+fn r09_whoever_holds_batches_and_asks_for_more_is_told_before_memory_is_gone() {
+    let broker = broker(1);
+    fill(&broker, 0, 40_000, 4_000, Codec::Lz4);
+    let settings =
+        EngineSettings { bootstrap_servers: vec![broker.bootstrap()], fetch_memory: 1 << 20, ..Default::default() };
+    let engine = Engine::builder().settings(settings).backend(BackendSetting::Epoll).build().unwrap();
+    let mut consumer = consumer(&engine, 1, StartAt::Earliest);
+    let mut batches = Vec::new();
+    let (held, limit) = loop {
+        match consumer.next(PATIENCE) {
+            Ok(Some(batch)) => batches.push(batch),
+            Err(ConsumeError::TooMuchHeld { held, limit }) => break (held, limit),
+            other => panic!("{other:?}"),
+        }
+        assert!(batches.len() < 10, "ten batches are 3.6 MB");
+    };
+    assert!(batches.len() >= 2 && limit == 1 << 20, "{} batches, limit {limit}", batches.len());
+    assert!((limit..2 * limit).contains(&held), "by no more than the last batch: {held}");
+    // It is told as often as it asks, and nothing is lost by it.
+    assert!(matches!(consumer.next(PATIENCE), Err(ConsumeError::TooMuchHeld { .. })));
+    let mut expected = 0;
+    let mut read = |batch: Batch| {
+        for record in &batch {
+            assert_eq!(record.offset(), expected);
+            expected += 1;
+        }
+        expected < 40_000
+    };
+    batches.into_iter().for_each(|batch| assert!(read(batch)));
+    while read(next(&mut consumer)) {}
+}
+
+#[test]
 fn d2_38_a_batch_damaged_on_its_way_is_told_and_can_be_skipped_or_fetched_again() {
     let broker = broker(1);
     fill(&broker, 0, 30, 10, Codec::None);

@@ -602,7 +602,7 @@ fn d2_47_paused_and_left_partitions_leave_the_session_once() {
 }
 
 #[test]
-fn d2_48_answers_of_an_older_generation_are_dropped_and_others_of_that_answer_are_not() {
+fn r10_d2_48_answers_of_an_older_generation_are_dropped_and_others_of_that_answer_are_not() {
     for seed in 1..=3 {
         let mut scene = Scene::new(seed, 1, 4, EngineSettings::default());
         for partition in 0..4 {
@@ -629,6 +629,36 @@ fn d2_48_answers_of_an_older_generation_are_dropped_and_others_of_that_answer_ar
             |partition| asked.iter().filter_map(|asked| asked.offsets.get(&partition).copied()).collect::<Vec<_>>();
         assert_eq!((of(3), of(2), of(1)), (vec![0, 20], vec![0], vec![0]), "seed {seed}");
         assert_eq!(of(0), [0, 15, 20], "seed {seed}");
+    }
+}
+
+#[test]
+fn r10_one_leaders_partitions_of_one_consumer_stay_on_one_shard() {
+    for seed in 1..=3 {
+        let mut bed = Bed::new(World::calm(seed), 3, 2, &[(TOPIC, 12)], EngineSettings::default());
+        for partition in 0..12 {
+            bed.broker.with(|core| core.plant(TOPIC, partition, 0, &batch(Codec::None, 0, 10, 10)));
+        }
+        // What is assigned at once, and what is once all leaders are known.
+        let all = |from: i32| (from..from + 6).map(|partition| (TOPIC, partition, StartAt::Offset(0)));
+        let consumer = bed.engine.consumer().assign(all(0)).build().unwrap();
+        let clock = bed.world.clock();
+        let mut reader = Reader { consumer, clock, given: BTreeMap::new(), errors: Vec::new() };
+        bed.run(MINUTE, async move {
+            for partition in 0..6 {
+                reader.until(partition, 10).await;
+            }
+            reader.consumer.assign(all(6)).unwrap();
+            for partition in 6..12 {
+                reader.until(partition, 10).await;
+            }
+        });
+        let counters = bed.broker.look(|core| core.counters());
+        for node in 0..3 {
+            let all = counters.connections.iter().filter(|conn| conn.node == node);
+            let links = all.filter(|conn| conn.requests.contains_key(&(ApiKey::Fetch as i16))).count();
+            assert_eq!(links, 1, "seed {seed}: links that fetch from node {node}");
+        }
     }
 }
 

@@ -111,7 +111,13 @@ pub struct EngineSettings {
     /// lane (a handle's way to a shard) keeps chunks of 4 KiB at first and 512 KiB at most; spare ones go when somebody waits
     /// for memory.
     pub buffer_memory: usize,
-    /// `fetch.memory`: bytes of fetched data held for consumers, all of the engine. Default 64 MiB.
+    /// `fetch.memory`: bytes of fetched data held for consumers, all of the engine. Default 64 MiB. What comes counts as it came,
+    /// from the moment it is asked for; an eighth is set aside for batches that applications have decompressed and not dropped,
+    /// and as those grow beyond it, less is fetched. They may reach this size, too; then
+    /// [`crate::consumer::ConsumeError::TooMuchHeld`]. So an application that holds no more than an eighth at a time keeps the
+    /// engine within `fetch.memory`, and none brings it beyond twice that, but for one batch per consumer (which may decompress
+    /// to `fetch.memory` or 16 MiB, whichever is more) and one answer larger than all limits (KIP-74, at most
+    /// `receive.message.max.bytes`).
     pub fetch_memory: usize,
     /// `socket.keepalive.enable`: `SO_KEEPALIVE`, so that a broker that vanished is noticed on an idle connection. Default on.
     pub keepalive: bool,

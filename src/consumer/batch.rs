@@ -1,6 +1,7 @@
 //! What users hold: a batch, its records, and records that outlive it.
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -48,20 +49,31 @@ impl Drop for Window {
 #[derive(Debug)]
 pub(super) struct Spares {
     windows: Mutex<Vec<Window>>,
+    /// Windows that batches have.
+    out: AtomicUsize,
     memory: FetchMemory,
 }
 
 impl Spares {
     pub(super) fn new(memory: FetchMemory) -> Arc<Self> {
-        Arc::new(Self { windows: Mutex::default(), memory })
+        Arc::new(Self { windows: Mutex::default(), out: AtomicUsize::new(0), memory })
+    }
+
+    /// Decompressed bytes and the limit, when this consumer's application holds batches and no more can be decompressed. Whoever
+    /// holds none gets one in any case.
+    pub(super) fn too_much(&self) -> Option<(usize, usize)> {
+        let (held, limit) = (self.memory.window_bytes(), self.memory.capacity_bytes());
+        (held >= limit && self.out.load(Ordering::Relaxed) > 0).then_some((held, limit))
     }
 
     pub(super) fn take(&self) -> Window {
+        self.out.fetch_add(1, Ordering::Relaxed);
         let spare = self.windows.lock().unwrap_or_else(PoisonError::into_inner).pop();
         spare.unwrap_or_else(|| Window { unpacked: Unpacked::new(), counted: 0, memory: self.memory.clone() })
     }
 
     pub(super) fn put(&self, mut window: Window) {
+        self.out.fetch_sub(1, Ordering::Relaxed);
         window.settle();
         // What decompression may have without asking is all that lies idle.
         let bytes = window.counted;

@@ -44,6 +44,17 @@ pub enum ConsumeError {
         /// Whether only a seek helps; else it is tried again by itself.
         stopped: bool,
     },
+    /// The batches that the application holds take as much memory, decompressed, as `fetch.memory` allows. Drop some and call again:
+    /// nothing is lost.
+    #[error(
+        "{held} bytes of decompressed batches are held, and fetch.memory is {limit}: drop batches before asking for more"
+    )]
+    TooMuchHeld {
+        /// Decompressed bytes, of all consumers of the engine.
+        held: usize,
+        /// `fetch.memory`.
+        limit: usize,
+    },
     /// The partition is not assigned to this consumer.
     #[error("{topic}-{partition} is not assigned to this consumer")]
     NotAssigned {

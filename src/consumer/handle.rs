@@ -11,7 +11,7 @@ use super::builder::Assign;
 use super::error::ConsumeError;
 use super::progress::{BatchMark, Progress};
 use crate::base::gate::Medium;
-use crate::base::ids::{ConsumerIx, ShardIx, Tp};
+use crate::base::ids::{BrokerId, ConsumerIx, ShardIx, Tp};
 use crate::base::sync::Waiters;
 use crate::base::time::{Clock, Time};
 use crate::batch::{Cut, Decompressor, Mark, Payload, Records, RecordsHead, Refusal};
@@ -88,6 +88,8 @@ pub struct Consumer {
     sleeper: Sleeper,
     waiters: Arc<Waiters>,
     partitions: BTreeMap<Tp, Partition>,
+    /// Which shard reads what a broker leads.
+    by_leader: BTreeMap<BrokerId, ShardIx>,
     /// Shards that know of this consumer.
     known: BTreeSet<ShardIx>,
     generation: u32,
@@ -120,6 +122,7 @@ impl Consumer {
             sleeper,
             waiters,
             partitions: BTreeMap::new(),
+            by_leader: BTreeMap::new(),
             known: BTreeSet::new(),
             generation: 0,
             ready: VecDeque::new(),
@@ -140,6 +143,10 @@ impl Consumer {
     /// processed. A batch that was dropped before its end (`?`, `break`, a panic, a future that was dropped) is given out
     /// again from its current record, and so is what came behind it of that partition; say [`Batch::done`] to pass over the
     /// rest. An error concerns one partition (or the engine): call again to go on with the others.
+    ///
+    /// Whoever holds batches and asks for more gets more, up to `fetch.memory`: beyond it, decompressed ones give
+    /// [`ConsumeError::TooMuchHeld`], and of uncompressed ones (which stay in the memory they were fetched into) no more come,
+    /// so that `None` is returned when `timeout` has passed.
     pub fn next(&mut self, timeout: Duration) -> Result<Option<Batch>, ConsumeError> {
         self.next_by(&Parked, timeout)
     }
@@ -203,7 +210,10 @@ impl Consumer {
             };
             let shared = self.wiring.engine.shared();
             let tp = Tp { topic: shared.topic(&topic)?, partition };
-            let shard = self.owner(tp);
+            let shard = match self.partitions.get(&tp) {
+                Some(state) => state.shard,
+                None => self.owner(tp),
+            };
             self.introduce(shard)?;
             self.partitions.entry(tp).or_insert_with(|| Partition {
                 topic: Arc::from(topic.as_str()),
@@ -380,6 +390,10 @@ impl Consumer {
             if let Some(mut chunk) = self.current.take() {
                 // A chunk is dropped with its generation, but the check is cheap and the promise is not.
                 if self.is_current(chunk.tp(), chunk.generation()) {
+                    if let Some((held, limit)) = self.spares.too_much() {
+                        self.current = Some(chunk);
+                        return Some(Err(ConsumeError::TooMuchHeld { held, limit }));
+                    }
                     match self.give_from(&mut chunk) {
                         Ok(Some(batch)) => {
                             self.current = Some(chunk);
@@ -575,16 +589,23 @@ impl Consumer {
         }
     }
 
+    /// The shard that reads a partition. One leader's partitions stay together, so that a broker has one link and one Fetch of a
+    /// consumer; while leaders are not known, all are read by one shard.
     fn owner(&mut self, tp: Tp) -> ShardIx {
         self.wiring.snapshots.refresh();
-        match self.wiring.snapshots.get().leader(tp) {
-            Some((leader, _)) => self.wiring.ownership.owner_for_leader(tp, leader),
-            None => {
-                let shards = self.wiring.shards.len().max(1) as u64;
-                let any = crate::base::hash::hash_of(&tp) % shards;
-                self.wiring.ownership.owner_or(tp, || ShardIx(any as u16))
-            }
+        let snapshot = self.wiring.snapshots.get();
+        let Some((leader, _)) = snapshot.leader(tp) else {
+            let shards = self.wiring.shards.len().max(1) as u16;
+            return ShardIx(self.wiring.consumer.0 % shards);
+        };
+        if let Some(shard) = self.by_leader.get(&leader) {
+            return *shard;
         }
+        let led = |tp: &Tp| snapshot.leader(*tp).is_some_and(|(of, _)| of == leader);
+        let beside = self.partitions.iter().find(|(tp, _)| led(tp)).map(|(_, state)| state.shard);
+        let shard = beside.unwrap_or_else(|| self.wiring.ownership.owner_for_leader(tp, leader));
+        self.by_leader.insert(leader, shard);
+        shard
     }
 
     /// Tells a shard of this consumer, once.
