@@ -354,6 +354,14 @@ fn add_rules(bed: &Bed, percent: u64) {
         (ApiKey::ListOffsets, Reaction::Error(ErrorCode::NotLeaderOrFollower)),
         (ApiKey::ListOffsets, Reaction::Error(ErrorCode::OffsetNotAvailable)),
         (ApiKey::ListOffsets, Reaction::Delay(Duration::from_millis(900))),
+        (ApiKey::OffsetForLeaderEpoch, Reaction::DropBefore),
+        (ApiKey::OffsetForLeaderEpoch, Reaction::DropAfter),
+        (ApiKey::OffsetForLeaderEpoch, Reaction::Truncate(9)),
+        (ApiKey::OffsetForLeaderEpoch, Reaction::DelayAnswer(Duration::from_millis(1_200))),
+        (ApiKey::OffsetForLeaderEpoch, Reaction::Error(ErrorCode::FencedLeaderEpoch)),
+        (ApiKey::OffsetForLeaderEpoch, Reaction::Error(ErrorCode::UnknownLeaderEpoch)),
+        (ApiKey::OffsetForLeaderEpoch, Reaction::Error(ErrorCode::NotLeaderOrFollower)),
+        (ApiKey::OffsetForLeaderEpoch, Reaction::Error(ErrorCode::KafkaStorageError)),
         (ApiKey::ApiVersions, Reaction::DropBefore),
     ];
     bed.broker.with(|core| {

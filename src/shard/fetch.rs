@@ -261,6 +261,9 @@ impl FetchLanes {
         connection: &mut Connection,
     ) -> bool {
         let Some(lane) = self.lanes.get_mut(&consumer) else { return false };
+        if !lane.fetcher.may_call(now, broker) {
+            return false;
+        }
         let Some(versions) = connection.versions().map(|versions| common(versions)) else { return false };
         let mut any = false;
         while connection.free_slots(now) > 0 {

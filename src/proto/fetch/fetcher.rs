@@ -12,6 +12,7 @@ use super::lookup::{self, LookedUp};
 use super::output::Output;
 use super::session::{Asked, Session};
 use crate::base::backoff::{Backoff, BackoffRange};
+use crate::base::edge::edge;
 use crate::base::hash::Map;
 use crate::base::ids::{BrokerId, TopicIx, Tp, Uuid};
 use crate::base::rng::Rng;
@@ -299,6 +300,7 @@ impl Fetcher {
                 }
                 match (ErrorCode::from(partition.error_code), partition.offset) {
                     (ErrorCode::None, offset @ 0..) => {
+                        edge("cursor: looked up -> read");
                         cursor.at = At::Offset(offset);
                         cursor.backoff.reset();
                         cursor.told = Told::Nothing;
@@ -382,6 +384,12 @@ impl Fetcher {
 
     // ---- What to do next ----
 
+    /// Whether [`Fetcher::next_call`] may have something: a look that costs nothing.
+    pub fn may_call(&self, now: Time, broker: BrokerId) -> bool {
+        let may = |side: &Side| side.wait_until <= now && (side.dirty || side.look_again <= now);
+        self.sides.get(&broker).is_some_and(may)
+    }
+
     /// The next request for a broker whose connection is ready. `reserve` takes memory for the answer to a Fetch and says how
     /// much; after `None` it is asked again when [`Fetcher::on_memory`] says so. After `Some` the request is in flight until
     /// `on_fetched`, `on_no_room`, `on_too_large`, `on_offsets`, `on_epochs` or `on_failed`.
@@ -392,10 +400,10 @@ impl Fetcher {
         versions: &FetchVersions,
         reserve: impl FnMut(Want) -> Option<usize>,
     ) -> Option<FetchCall> {
-        let side = self.sides.get_mut(&broker)?;
-        if side.wait_until > now || !(side.dirty || side.look_again <= now) {
+        if !self.may_call(now, broker) {
             return None;
         }
+        let side = self.sides.get_mut(&broker)?;
         side.dirty = false;
         let waits = self.cursors.values().filter(|cursor| cursor.leader == Some(broker) && cursor.wait_until > now);
         side.look_again = waits.map(|cursor| cursor.wait_until).min().unwrap_or(Time::NEVER);
@@ -504,7 +512,10 @@ impl Fetcher {
         let Some(cursor) = self.cursors.get_mut(&tp) else { return };
         if cursor.leader != Some(leader) || cursor.leader_epoch != epoch {
             // What a new leader lacks of what was read, it will never have.
-            cursor.unproven |= cursor.last_epoch >= 0 && epoch > cursor.leader_epoch;
+            if cursor.last_epoch >= 0 && epoch > cursor.leader_epoch {
+                edge("cursor: read -> in doubt after a leader change");
+                cursor.unproven = true;
+            }
             (cursor.leader, cursor.leader_epoch) = (Some(leader), epoch);
             cursor.wait_until = Time::ZERO;
             self.topology += 1;
@@ -587,6 +598,11 @@ impl Fetcher {
         let Some(cursor) = self.cursors.get_mut(&tp) else { return };
         let At::Offset(offset) = cursor.at else { return };
         cursor.unproven = false;
+        edge(match proof {
+            Proof::Whole => "cursor: in doubt -> proven",
+            Proof::Unknown => "cursor: in doubt -> not to be proven",
+            Proof::Parted { .. } => "cursor: in doubt -> truncated",
+        });
         match proof {
             Proof::Whole => {}
             // Not said again, lest a broker that does not know it refuses the offset.
@@ -630,10 +646,13 @@ impl Fetcher {
                 continue;
             }
             if cursor.is_under_share() {
-                cursor.held = false;
+                if std::mem::take(&mut cursor.held) {
+                    edge("cursor: left out -> in the session");
+                }
                 useful = true;
             } else if cursor.held || cursor.is_far_over_share() {
                 if !cursor.held {
+                    edge("cursor: in the session -> left out");
                     cursor.held = true;
                     cursor.bytes_max = (cursor.bytes_max / 2).max(PARTITION_BYTES_MIN);
                 }
@@ -822,6 +841,7 @@ impl Fetcher {
         match (verdict, cursor.at) {
             (Verdict::ResetOffset, At::Offset(offset)) => {
                 if cursor.last_epoch >= 0 && cursor.proven != Some(offset) {
+                    edge("cursor: read -> in doubt when out of range");
                     // The log may have been truncated: then reading goes on where it still is as it was.
                     (cursor.unproven, cursor.proven) = (true, Some(offset));
                     return;
@@ -831,6 +851,7 @@ impl Fetcher {
                     AutoOffsetReset::Earliest => cursor.at = At::Nowhere(StartAt::Earliest),
                     AutoOffsetReset::Latest => cursor.at = At::Nowhere(StartAt::Latest),
                     AutoOffsetReset::None => {
+                        edge("cursor: read -> stopped out of range");
                         cursor.at = At::Stopped;
                         let why = Refusal::OutOfRange { offset };
                         self.outputs.push_back(Output::Refused { tp, generation, why, stopped: true });
