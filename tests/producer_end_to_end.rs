@@ -187,6 +187,82 @@ fn r05_callbacks_run_in_poll_in_order_and_exactly_once() {
 }
 
 #[test]
+fn m7_with_5_percent_errors_each_record_has_one_callback_with_its_topic_partition_offset_or_error() {
+    const RECORDS: usize = 4_000;
+    let broker = Broker::builder().topic("t", 2).topic("u", 1).start().unwrap();
+    let engine = engine(&broker);
+    let producer = engine.producer().batch_count_max(Some(10)).build().unwrap();
+    broker.rule(Rule::new(Reaction::Error(ErrorCode::InvalidRecord)).api(ApiKey::Produce).percent(5));
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let mut awaited = Vec::new();
+    for i in 0..RECORDS {
+        let (topic, partition) = [("t", 0), ("t", 1), ("u", 0)][i % 3];
+        let value = i.to_string();
+        let record = Record::to(topic).partition(partition).value(&value);
+        if i % 10 == 0 {
+            awaited.push((i, topic, producer.submit(record).unwrap()));
+        } else {
+            let heard = Arc::clone(&heard);
+            producer.send_with(record, move |result| heard.lock().unwrap().push((i, topic, result))).unwrap();
+        }
+    }
+    let losses = producer.flush(LONG).unwrap();
+    let mut all = heard.lock().unwrap().clone();
+    all.extend(awaited.into_iter().map(|(i, topic, sent)| (i, topic, sent.wait())));
+    all.sort_by_key(|(i, ..)| *i);
+    assert_eq!(all.iter().map(|(i, ..)| *i).collect::<Vec<_>>(), (0..RECORDS).collect::<Vec<_>>(), "each once");
+    let failed = all.iter().filter(|(.., result)| result.is_err()).count();
+    assert!((10..RECORDS / 2).contains(&failed), "{failed} failed");
+    assert_eq!(losses, Losses { failed: failed as u64, unknown: 0 });
+    // Who was told of a place is there, and nobody else is anywhere.
+    let mut places = BTreeMap::new();
+    for (topic, partition) in [("t", 0), ("t", 1), ("u", 0)] {
+        for got in log(&broker, topic, partition) {
+            places.insert(got.value.unwrap().parse::<usize>().unwrap(), (topic, partition, Some(got.offset)));
+        }
+    }
+    let told: BTreeMap<_, _> = all
+        .into_iter()
+        .filter_map(|(i, topic, result)| result.ok().map(|at| (i, (topic, at.partition, at.offset))))
+        .collect();
+    assert_eq!(told, places);
+    engine.close(LONG).unwrap();
+}
+
+#[test]
+fn m70_sixty_four_threads_share_a_producer() {
+    fn shared<T: Clone + Send + Sync>(_: &T) {}
+    const EACH: usize = 300;
+    let broker = Broker::builder().topic("t", 4).start().unwrap();
+    let engine = engine(&broker);
+    let producer = engine.producer().build().unwrap();
+    shared(&producer);
+    std::thread::scope(|scope| {
+        for thread in 0..64 {
+            let producer = &producer;
+            scope.spawn(move || {
+                for i in 0..EACH {
+                    let value = format!("{thread} {i}");
+                    producer.send(Record::to("t").partition(thread % 4).value(&value)).unwrap();
+                }
+            });
+        }
+    });
+    flushed(&producer);
+    let mut next = [0; 64];
+    for partition in 0..4 {
+        for value in values(&broker, "t", partition) {
+            let (thread, i) = value.split_once(' ').unwrap();
+            let thread: usize = thread.parse().unwrap();
+            assert_eq!((i.parse(), thread % 4), (Ok(next[thread]), partition as usize), "in order of each thread");
+            next[thread] += 1;
+        }
+    }
+    assert_eq!(next, [EACH; 64]);
+    engine.close(LONG).unwrap();
+}
+
+#[test]
 fn acks_0_and_1_arrive_too() {
     let broker = Broker::builder().topic("t", 1).start().unwrap();
     let engine = engine(&broker);

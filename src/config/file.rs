@@ -113,6 +113,8 @@ fn from_yaml(text: &str) -> Result<Node, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::setting::State;
+    use super::super::table::SETTINGS;
     use super::*;
 
     fn load(name: &str, text: &str) -> Result<Layers, ConfigError> {
@@ -127,12 +129,35 @@ mod tests {
     }
 
     #[test]
+    fn k21_every_setting_is_given_by_yaml_alone_and_by_the_environment_alone() {
+        for setting in SETTINGS {
+            // A value that this kind of setting takes, not always its default.
+            let mut tried = [setting.default, "x", "1", "a:1"].into_iter().filter(|text| !text.is_empty());
+            let text = tried.find(|text| setting.parse(text).is_ok()).unwrap();
+            let mut by_variable = Layers::new();
+            let name = format!("KAFKA_SETTING_{}", setting.name.to_uppercase().replace('.', "_"));
+            let by_yaml = load("k21.yaml", &format!("settings:\n  {}: \"{text}\"\n", setting.name));
+            match (by_variable.set_env([(name, text.to_owned())].into_iter()), by_yaml) {
+                (Ok(()), Ok(by_yaml)) => {
+                    assert!(by_variable.is_set(setting.name) && by_yaml.is_set(setting.name), "{}", setting.name);
+                    assert_eq!(by_variable.get(setting.name).unwrap().0, by_yaml.get(setting.name).unwrap().0);
+                }
+                // It may be given, and this version says why it does not take it.
+                (Err(_), Err(_)) if matches!(setting.state, State::Refused) => {}
+                (variable, yaml) => panic!("{}: {variable:?}, {:?}", setting.name, yaml.err()),
+            }
+        }
+    }
+
+    #[test]
     fn k9_yaml_with_its_own_spellings_and_a_settings_map() {
         let text = "bootstrap_servers:\n  - a:1\n  - b:2\ngroup_id: g\ninitial_offset_smallest: \"true\"\n\
                     compression_type: snappy\nsettings:\n  linger.ms: \"20\"\n  enable.idempotence: \"true\"\n";
         let layers = load("k9.yml", text).unwrap();
         assert_eq!(layers.engine().unwrap().bootstrap_servers, ["a:1", "b:2"]);
-        assert_eq!(layers.producer().unwrap().linger.as_millis(), 20);
+        let producer = layers.producer().unwrap();
+        assert_eq!((producer.linger.as_millis(), producer.compression), (20, crate::config::Compression::Snappy));
+        assert_eq!(layers.consumer().unwrap().group_id.as_deref(), Some("g"));
         assert_eq!(layers.consumer().unwrap().auto_offset_reset, super::super::AutoOffsetReset::Earliest);
     }
 
