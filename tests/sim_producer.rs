@@ -10,13 +10,13 @@ mod sim_support;
 
 use ottla::testkit::sim::{Outcome, World};
 use sim_support::scene::{Report, Scene, TOPICS, judge, meddle, sender};
-use sim_support::{Bed, EVERYDAY, MINUTE, Replay, Tally, demand, each_seed, same_again, seeds};
+use sim_support::{Bed, EVERYDAY, MINUTE, Replay, Tally, demand, each_seed, kind_of, same_again, seeds};
 
-/// One run: 3 nodes, 2 shards, a few senders, half a minute of trouble.
+/// One run: 3 nodes, 2 shards or a local one, a few senders, half a minute of trouble.
 fn tormented(seed: u64, all: &mut Tally) -> u64 {
     let _replay = Replay(seed, "sim_producer");
     let scene = Scene::new(seed);
-    let mut bed = Bed::new(World::rough(seed), 3, 2, TOPICS, scene.engine());
+    let mut bed = Bed::of_kind(World::rough(seed), 3, kind_of(seed), TOPICS, scene.engine(), &[]);
     bed.add_rules(2);
     bed.torment(MINUTE / 2);
     meddle(&mut bed, &scene);
@@ -46,7 +46,7 @@ fn tormented(seed: u64, all: &mut Tally) -> u64 {
     judge(&bed, &scene, &reports, all);
     bed.tally(all);
     if std::env::var_os("OTTLA_SIM_SEED").is_some() {
-        println!("{scene:?}\n{}\n{}", bed.world.report(), bed.world.turns_by_party());
+        println!("{:?} {scene:?}\n{}\n{}", kind_of(seed), bed.world.report(), bed.world.turns_by_party());
     }
     bed.world.schedule().trace_hash()
 }
@@ -129,5 +129,5 @@ fn r13_nothing_acknowledged_is_lost_duplicated_or_reordered() {
 
 #[test]
 fn r13_the_same_seed_gives_the_same_run() {
-    same_again(1..=8, |seed| tormented(seed, &mut Tally::new()));
+    same_again((1..=7).chain([24]), |seed| tormented(seed, &mut Tally::new()));
 }

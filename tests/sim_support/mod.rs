@@ -7,12 +7,15 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Context;
 use std::time::Duration;
 
 use ottla::base::edge::take_edges;
+use ottla::base::gate::Medium;
 use ottla::base::rng::Rng;
 use ottla::base::time::{Now, Time};
 use ottla::batch::{Decompressor, RecordSet, Unpacked};
@@ -49,6 +52,11 @@ pub fn seeds(count: u64) -> Vec<u64> {
     }
 }
 
+/// Which kind of engine a seed has: every fourth a local one, whatever it plays.
+pub fn kind_of(seed: u64) -> Kind {
+    if seed / 8 % 4 == 3 { Kind::Local } else { Kind::Threads(2) }
+}
+
 /// Prints the line that replays a seed when its run panics.
 pub struct Replay(pub u64, pub &'static str);
 
@@ -56,6 +64,7 @@ impl Drop for Replay {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let Self(seed, test) = self;
+            eprintln!("an engine of {:?}", kind_of(*seed));
             eprintln!("replay: OTTLA_SIM_SEED={seed} cargo test --features testkit --test {test} -- --nocapture");
         }
     }
@@ -101,11 +110,27 @@ pub fn each_seed(seeds: &[u64], run: impl Fn(u64, &mut Tally) + Sync) -> Tally {
     total.into_inner().unwrap()
 }
 
+/// Who turns the shards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// So many, each with a thread of its own.
+    Threads(usize),
+    /// One, inside the thread of those who use it, as in a `LocalEngine`: its turns come between theirs, nothing lies between
+    /// its lanes and them, and while they are stalled it is too.
+    Local,
+}
+
+/// Tasks that share a thread with a shard.
+type Tasks = Rc<RefCell<Vec<Pin<Box<dyn Future<Output = ()>>>>>>;
+
 /// World, broker and engine.
 pub struct Bed {
     pub world: World,
     pub broker: SimBroker,
     pub engine: Engine,
+    kind: Kind,
+    /// Of a local engine: its party, and the tasks that are to begin there.
+    local: Option<(Party, Tasks)>,
     nodes: i32,
     topics: Vec<(String, i32)>,
 }
@@ -118,9 +143,21 @@ impl Bed {
 
     /// The same with other bootstrap servers than the broker's nodes, unless there are none.
     pub fn bootstrapped_by(
-        mut world: World,
+        world: World,
         brokers: usize,
         shards: usize,
+        topics: &[(&str, i32)],
+        settings: EngineSettings,
+        servers: &[String],
+    ) -> Self {
+        Self::of_kind(world, brokers, Kind::Threads(shards), topics, settings, servers)
+    }
+
+    /// The same with shards of either kind.
+    pub fn of_kind(
+        mut world: World,
+        brokers: usize,
+        kind: Kind,
         topics: &[(&str, i32)],
         settings: EngineSettings,
         servers: &[String],
@@ -135,11 +172,14 @@ impl Bed {
         let (broker, mut driver) = SimBroker::new(world.net(), party, options).unwrap();
         world.spawn(party, move |now: Now| driver.turn(now));
         let control = world.party("control");
+        let shards = if let Kind::Threads(shards) = kind { shards } else { 1 };
         let parties: Vec<Party> = (0..shards).map(|index| world.party(&format!("shard {index}"))).collect();
         let handles = world.party("handles");
         let seat = |party: Party| {
             let waker = world.sim_waker(party);
-            Seat { medium: world.medium(party), ring: Box::new(move || waker.wake()) }
+            let direct = kind == Kind::Local && party != control;
+            let medium = if direct { Medium::threads() } else { world.medium(party) };
+            Seat { medium, ring: Box::new(move || waker.wake()) }
         };
         let settings = EngineSettings {
             bootstrap_servers: match servers {
@@ -152,7 +192,8 @@ impl Bed {
         };
         let clock = EngineClock::new(world.clock());
         let (control_seat, seats) = (seat(control), parties.iter().map(|party| seat(*party)).collect());
-        let made = assemble(settings, clock, control_seat, seats, world.medium(handles), ("sim", String::new()), false);
+        let medium = if kind == Kind::Local { Medium::threads() } else { world.medium(handles) };
+        let made = assemble(settings, clock, control_seat, seats, medium, ("sim", String::new()), false);
         let assembly = made.unwrap();
         // Only addresses here: a helper thread would not be repeatable.
         let resolver = Resolver::with_lookup(Arc::new(|_| Err(io::ErrorKind::NotFound.into())), || {});
@@ -163,27 +204,48 @@ impl Bed {
             }
             None
         });
+        let mut local = None;
         for (seat, party) in assembly.shards.into_iter().zip(parties) {
             let mut running = Some(seat.start(world.backend(party), world.clock()));
+            let tasks = Tasks::default();
+            if kind == Kind::Local {
+                local = Some((party, Rc::clone(&tasks)));
+            }
+            let waker = world.waker(party);
+            let mut begun = Vec::new();
             world.spawn(party, move |_: Now| {
+                let mut poll_all = || {
+                    begun.append(&mut tasks.borrow_mut());
+                    begun.retain_mut(|task| task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+                };
+                poll_all();
                 if running.as_mut().is_some_and(|shard| shard.turn() == shard::Turn::Stopped) {
                     running = None;
                 }
+                // What the turn brought goes to whom it belongs.
+                poll_all();
                 None
             });
         }
         let topics = topics.iter().map(|(name, partitions)| ((*name).to_owned(), *partitions)).collect();
-        Self { world, broker, engine: assembly.engine, nodes: brokers as i32, topics }
+        Self { world, broker, engine: assembly.engine, kind, local, nodes: brokers as i32, topics }
     }
 
-    /// Starts a task; its result appears in the cell.
+    /// Starts a task, in the shard's own thread where that is the application's; its result appears in the cell.
     pub fn start<T: 'static>(&mut self, name: &str, task: impl Future<Output = T> + 'static) -> Rc<RefCell<Option<T>>> {
         let slot = Rc::new(RefCell::new(None));
         let out = Rc::clone(&slot);
-        self.world.spawn_task(name, async move {
+        let task = async move {
             let value = task.await;
             *out.borrow_mut() = Some(value);
-        });
+        };
+        match &self.local {
+            Some((party, tasks)) => {
+                tasks.borrow_mut().push(Box::pin(task));
+                self.world.schedule().wake_at(*party, self.now());
+            }
+            None => drop(self.world.spawn_task(name, task)),
+        }
         slot
     }
 
@@ -371,6 +433,8 @@ impl Bed {
             *all.entry(format!("error: {}", ErrorCode::from(*code).name())).or_default() += count;
         }
         *all.entry("broker: batches sent twice".to_owned()).or_default() += counters.batches_duplicate;
+        let kind = if self.kind == Kind::Local { "local" } else { "threads" };
+        *all.entry(format!("engine: {kind}")).or_default() += 1;
         let stats = self.engine.stats();
         *all.entry("engine: batches retried".to_owned()).or_default() += stats.retries;
         *all.entry("engine: links lost".to_owned()).or_default() += stats.link_failures;
@@ -403,6 +467,8 @@ pub const EVERYDAY: &[&str] = &[
     "broker: wrong-correlation",
     "broker: black-hole",
     "engine: links lost",
+    "engine: local",
+    "engine: threads",
     "error: NOT_LEADER_OR_FOLLOWER",
     "error: UNKNOWN_TOPIC_OR_PARTITION",
     "edge: connection: connecting -> closed",

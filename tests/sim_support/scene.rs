@@ -384,6 +384,11 @@ pub fn meddle(bed: &mut Bed, scene: &Scene) {
                 });
             });
         }
+        Play::Plain => {
+            // A broker that accepts and never shakes hands: its link is given up at the end of the set-up time.
+            let silent = Rule::new(Reaction::BlackHole).api(ApiKey::ApiVersions).nth(4);
+            broker.with(|core| core.faults.add(silent));
+        }
         Play::Hasty => {
             // Who may not write idempotently is told so once; what waited for the id fails, later records ask anew.
             let refused = Rule::new(Reaction::Error(ErrorCode::ClusterAuthorizationFailed));
