@@ -84,6 +84,7 @@ impl Job {
     }
 
     /// Records in the pool; none where they are made while sending.
+    #[allow(dead_code, reason = "not every peer keeps a pool of its own kind")]
     pub fn pooled(&self) -> u64 {
         self.pool.len() as u64
     }

@@ -123,8 +123,11 @@ impl Report {
                 if these.is_empty() {
                     continue;
                 }
-                let _ =
-                    write!(out, "<h2>{}: {phase}</h2><p class=\"what\">{}</p>", scenario.name, escaped(scenario.what));
+                let first = these[0].first;
+                let counts = [first.short, Some(first.long)].into_iter().flatten();
+                let counts: Vec<String> = counts.map(|take| grouped(take.messages as f64)).collect();
+                let what = format!("{}; {} records", scenario.what, counts.join(" and "));
+                let _ = write!(out, "<h2>{}: {phase}</h2><p class=\"what\">{}</p>", scenario.name, escaped(&what));
                 let cost = |row: &Row<'_>| row.spread("cpu_us_per_message").map_or(0.0, |spread| spread.median);
                 these.sort_by(|one, other| cost(one).total_cmp(&cost(other)));
                 out.push_str("<div class=\"plots\">");
@@ -168,6 +171,7 @@ mod tests {
             }
         }
         for part in [
+            "linger 100 ms; 2,000,000 and 12,000,000 records",
             "telemetry: produce",
             "telemetry: consume",
             "<svg",

@@ -128,6 +128,12 @@ pub const ALL: &[Peer] = &[
         steps: ALIKE,
     },
     Peer {
+        name: "rust-rdkafka",
+        what: "rust-rdkafka 0.39.0 with its librdkafka 2.12.1: ThreadedProducer, BaseConsumer::poll",
+        kind: Kind::Crate,
+        steps: ALIKE,
+    },
+    Peer {
         name: "krafka",
         what: "krafka 0.28.1, pure Rust on Tokio's current-thread runtime, with its larger polls and fetches",
         kind: Kind::Crate,
