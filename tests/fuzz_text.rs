@@ -100,7 +100,7 @@ fn read(file: &File, input: &[u8]) -> (Result<(), ConfigError>, usize) {
 fn fuzz_toml_files() {
     let (file, corpus) = (File::new("a.toml"), toml());
     corpus.iter().for_each(|text| read(&file, text.as_bytes()).0.unwrap());
-    check!().with_iterations(iterations(1_500)).with_type::<Recipe>().for_each(|recipe| {
+    check!().with_iterations(iterations(500)).with_type::<Recipe>().for_each(|recipe| {
         let _ = read(&file, &recipe.cook(&corpus));
     });
 }
@@ -111,7 +111,7 @@ fn fuzz_yaml_files() {
     corpus.iter().take(4).for_each(|text| read(&file, text.as_bytes()).0.unwrap());
     let peaks: Vec<usize> = corpus.iter().map(|text| read(&file, text.as_bytes()).1).collect();
     println!("bytes of memory per file: {peaks:?}");
-    check!().with_iterations(iterations(3_000)).with_type::<Recipe>().for_each(|recipe| {
+    check!().with_iterations(iterations(1_000)).with_type::<Recipe>().for_each(|recipe| {
         let _ = read(&file, &recipe.cook(&corpus));
     });
 }
@@ -123,7 +123,7 @@ fn fuzz_settings_by_key() {
         .iter()
         .map(|setting| format!("KAFKA_SETTING_{}", setting.name.to_uppercase().replace('.', "_")))
         .collect();
-    check!().with_iterations(iterations(1_000)).with_type::<(Recipe, u16)>().for_each(|(recipe, name)| {
+    check!().with_iterations(iterations(300)).with_type::<(Recipe, u16)>().for_each(|(recipe, name)| {
         let input = String::from_utf8_lossy(&recipe.cook(&corpus)).into_owned();
         let mut layers = Layers::new();
         let (results, peak) = peak_bytes(|| {
@@ -151,7 +151,7 @@ fn fuzz_bootstrap_servers() {
         "under_score-and.dots:9",
     ];
     let parts = (produce::<Recipe>(), produce::<i32>());
-    check!().with_iterations(iterations(30_000)).with_generator(parts).for_each(|(recipe, port)| {
+    check!().with_iterations(iterations(10_000)).with_generator(parts).for_each(|(recipe, port)| {
         let input = String::from_utf8_lossy(&recipe.cook(&CORPUS)).into_owned();
         for parsed in input.split(',').map(str::parse::<HostPort>).chain([HostPort::new(&input, *port)]) {
             let Ok(host) = parsed else { continue };
