@@ -64,7 +64,7 @@ pub struct ConsumerSettings {
     pub auto_commit_interval: Duration,
     /// `fetch.min.bytes`: a broker answers when it has this much. Default 1.
     pub fetch_min_bytes: i32,
-    /// `fetch.max.bytes`: of one answer; a larger first batch still comes (KIP-74). Default 8 MiB.
+    /// `fetch.max.bytes`: of one answer; a larger first batch still comes (KIP-74). Default 4 MiB.
     pub fetch_max_bytes: i32,
     /// `max.partition.fetch.bytes`: of one partition in one answer, to begin with. Default 1 MiB.
     pub max_partition_fetch_bytes: i32,
@@ -87,7 +87,7 @@ impl Default for ConsumerSettings {
             auto_commit: true,
             auto_commit_interval: Duration::from_secs(5),
             fetch_min_bytes: 1,
-            fetch_max_bytes: 8 << 20,
+            fetch_max_bytes: 4 << 20,
             max_partition_fetch_bytes: 1 << 20,
             max_partition_fetch_bytes_grown: 2 << 20,
             fetch_max_wait: Duration::from_millis(500),

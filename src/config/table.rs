@@ -535,7 +535,7 @@ pub static SETTINGS: &[Setting] = &[
         &["max_bytes"],
         Consumer,
         Bytes { min: 1_024, max: GIB },
-        "8388608",
+        "4194304",
         Active,
         "most data of one answer; a first batch that is larger still comes whole (KIP-74). Java 52428800, K's client 1048576",
     ),

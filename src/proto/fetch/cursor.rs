@@ -73,24 +73,32 @@ pub(super) struct Sizes {
     batch: usize,
     /// Of the batch that comes next, when its beginning came with the last answer; else 0.
     next: usize,
+    /// They vary: how many fit cannot be told.
+    vary: bool,
 }
 
+/// As much of the next batch tells its size.
+const SIZE_BYTES: usize = 12;
+
 impl Sizes {
-    /// An answer's batches: the largest, and the size of one that was cut off at the end.
-    pub(super) fn note(&mut self, largest: usize, next: Option<usize>) {
+    /// An answer's batches: the largest and the smallest, and the size of one that was cut off at the end.
+    pub(super) fn note(&mut self, largest: usize, smallest: usize, next: Option<usize>) {
+        self.vary = smallest.min(next.unwrap_or(smallest)) < largest.max(self.batch) / 8 * 7;
         self.batch = largest.max(self.batch - self.batch / 8);
         self.next = next.unwrap_or(0);
     }
 
-    /// Bytes to ask for: whole batches, as many as `most` allows, but one in any case where that is no more than `one_max`. What
-    /// is not known exactly is taken a thirty-second larger. None before anything is known.
+    /// Bytes to ask for: whole batches, as many as `most` allows, but one in any case where that is no more than `one_max`; and as
+    /// much of the one behind as tells its size. What is not known exactly is taken a thirty-second larger, and where large ones
+    /// vary, one is enough. None before anything is known.
     pub(super) fn fit(&self, most: usize, one_max: usize) -> Option<usize> {
         let each = self.batch + self.batch / 32;
         let first = if self.next > 0 { self.next } else { each };
         match most.checked_sub(first) {
             _ if each == 0 => None,
-            Some(left) => Some(first + left / each * each),
-            None if first <= one_max => Some(first),
+            Some(_) if self.next > 0 && self.vary && each > most / 8 => Some(first + SIZE_BYTES),
+            Some(left) => Some((first + left / each * each + SIZE_BYTES).min(most)),
+            None if first <= one_max => Some((first + SIZE_BYTES).min(one_max)),
             None => Some(most),
         }
     }

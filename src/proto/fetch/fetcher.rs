@@ -111,6 +111,8 @@ pub(super) struct Side {
     turn: usize,
     /// Answers without data since a reader took some.
     empty: u32,
+    /// The reader had nothing to read since the last request.
+    starves: bool,
     /// Size of an answer that there was no room for.
     whole: usize,
     /// `max_bytes` of the last request, less what was answered.
@@ -213,6 +215,7 @@ impl Fetcher {
             }
             if let Some(side) = cursor.leader.and_then(|leader| self.sides.get_mut(&leader)) {
                 side.empty = 0;
+                side.starves |= waited;
             }
             self.touch(tp);
         }
@@ -532,6 +535,7 @@ impl Fetcher {
             look_again: Time::NEVER,
             turn: 0,
             empty: 0,
+            starves: true,
             whole: 0,
             left: 0,
             suspects: BTreeSet::new(),
@@ -629,7 +633,7 @@ impl Fetcher {
         }
         let alone = self.next_suspect(now, broker);
         let side = self.sides.get_mut(&broker)?;
-        let (mut wanted, mut sum, mut useful, mut all_ids) = (BTreeMap::new(), 0usize, false, true);
+        let (mut wanted, mut sum, mut useful, mut all_ids) = (BTreeMap::new(), 0usize, 0usize, true);
         let mut withheld = false;
         // What there is to read is asked for in equal parts, so that the broker does not fill its answer with the first ones.
         let behind = self.cursors.values().filter(|cursor| cursor.leader == Some(broker) && cursor.is_behind()).count();
@@ -645,11 +649,11 @@ impl Fetcher {
                 withheld |= !cursor.paused;
                 continue;
             }
-            if cursor.is_under_share() {
+            let taken = cursor.is_under_share();
+            if taken {
                 if std::mem::take(&mut cursor.held) {
                     edge("cursor: left out -> in the session");
                 }
-                useful = true;
             } else if cursor.held || cursor.is_far_over_share() {
                 if !cursor.held {
                     edge("cursor: in the session -> left out");
@@ -675,13 +679,16 @@ impl Fetcher {
                     }
                 };
             cursor.share = bytes_max as usize;
+            useful += if taken { bytes_max as usize } else { 0 };
             sum = sum.saturating_add(bytes_max as usize);
             all_ids &= !cursor.topic_id.is_zero();
             let (generation, topic_id) = (cursor.generation, cursor.topic_id);
             let Cursor { leader_epoch, last_epoch, .. } = *cursor;
             wanted.insert(cursor.tp, Asked { offset, leader_epoch, last_epoch, bytes_max, topic_id, generation });
         }
-        if !useful {
+        // While the reader has enough, the next answer is not asked for before half of the last one was taken: more than two would
+        // lie there.
+        if useful == 0 || (useful < sum / 2 && !side.starves) {
             return None;
         }
         let version = if all_ids { versions.fetch } else { versions.fetch_by_name }?;
@@ -724,7 +731,7 @@ impl Fetcher {
                 rotate(&mut only.partitions, side.turn);
             }
         }
-        side.fetching = true;
+        (side.fetching, side.starves) = (true, false);
         side.left = bytes_max;
         Some(FetchCall::Fetch { version, request, reserve: reserved })
     }
@@ -775,13 +782,14 @@ impl Fetcher {
             cursor.told = Told::Nothing;
             return;
         }
-        let (mut next, mut whole, mut broken, mut last_epoch, mut largest) = (asked.offset, 0, false, -1, 0);
+        let (mut next, mut whole, mut broken, mut last_epoch) = (asked.offset, 0, false, -1);
+        let (mut largest, mut smallest) = (0, usize::MAX);
         let mut set = RecordSet::new(&records);
         for view in set.by_ref() {
             match view {
                 Ok(view) => {
                     whole += 1;
-                    largest = largest.max(view.bytes().len());
+                    (largest, smallest) = (largest.max(view.bytes().len()), smallest.min(view.bytes().len()));
                     next = next.max(view.last_offset() + 1);
                     last_epoch = view.header().map_or(-1, |header| header.partition_leader_epoch);
                 }
@@ -805,7 +813,7 @@ impl Fetcher {
         } else {
             cursor.at = At::Offset(next);
             cursor.last_epoch = last_epoch;
-            cursor.sizes.note(largest, set.partial().and_then(|partial| partial.want));
+            cursor.sizes.note(largest, smallest, set.partial().and_then(|partial| partial.want));
         }
         cursor.told = Told::Nothing;
         cursor.queued_bytes += records.len();

@@ -147,7 +147,7 @@ fn answer(sizes: &[i64], base: i64, cut: Option<(i64, usize)>) -> (Vec<u8>, i64)
 
 #[test]
 fn r09_what_is_asked_for_ends_where_batches_end() {
-    let mut bed = Bed::new(settings(|_| {}), &[1; 12]);
+    let mut bed = Bed::new(settings(|settings| settings.fetch_max_bytes = 8 << 20), &[1; 12]);
     (0..12).for_each(|partition| bed.assign(partition, 1, StartAt::Offset(0)));
     let size = |request: &FetchRequest, nth: usize| request.topics[0].partitions[nth].partition_max_bytes as usize;
     let first = bed.fetch(ONE);
@@ -161,9 +161,10 @@ fn r09_what_is_asked_for_ends_where_batches_end() {
         |partition, bytes: &Vec<u8>| PartitionData { high_watermark: 1 << 30, ..records(partition, bytes.clone()) };
     bed.answer(ONE, 5, (0..12).map(|partition| full(partition, &bytes)).collect());
     (0..12).for_each(|partition| bed.fetcher.taken(tp(partition), 1, usize::MAX, false));
-    // What was cut off is asked for to the byte, and no part of another: 8 MiB for twelve.
+    // What was cut off is asked for to the byte, and of another only its size: one for each of twelve.
     let second = bed.fetch(ONE);
-    assert!((0..12).all(|nth| size(&second, nth) == cut), "{} of {cut}", size(&second, 0));
+    let exact = cut + 12;
+    assert!((0..12).all(|nth| size(&second, nth) == exact), "{} of {exact}", size(&second, 0));
     let (bytes, next) = answer(&[24_000], next, None);
     bed.answer(ONE, 5, (0..12).map(|partition| full(partition, &bytes)).collect());
     (0..12).for_each(|partition| bed.fetcher.taken(tp(partition), 1, usize::MAX, false));
