@@ -12,6 +12,7 @@ use ottla::config::{Acks, BackendSetting, Compression, Cores, EngineSettings};
 use ottla::engine::Engine;
 use ottla::producer::{DeliveryError, FlushError, Losses, Producer, Reason, Record, RejectReason};
 use ottla::testkit::broker::{Broker, Reaction, Rule, TopicSpec};
+use ottla::testkit::proxy::Proxy;
 use ottla::wire::{ApiKey, ErrorCode};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -620,4 +621,88 @@ fn d1_21_a_throttled_connection_is_silent_and_nothing_is_lost() {
     flushed(&producer);
     assert_eq!(values(&broker, "t", 0), (0..500).map(|i| i.to_string()).collect::<Vec<_>>());
     engine.close(LONG).unwrap();
+}
+
+/// As in the simulation and against a real Kafka: stalls of three seconds, a delivery timeout of one, two topics.
+#[test]
+fn d1_12_behind_stalls_longer_than_the_delivery_timeout_over_tcp_nothing_is_misrouted_or_corrupt() {
+    const TOPICS: [(&str, i32); 2] = [("left", 3), ("right", 2)];
+    let broker = Broker::builder().topic("left", 3).topic("right", 2).start().unwrap();
+    let proxy = Proxy::start("127.0.0.1:0".parse().unwrap(), broker.address(0).unwrap()).unwrap();
+    // Clients are told the proxy's port.
+    broker.with(|core| core.cluster.nodes[0].port = proxy.address().port());
+    let engine = engine_on(&broker, BackendSetting::Auto, |settings| {
+        settings.bootstrap_servers = vec![proxy.address().to_string()];
+        settings.request_timeout = Duration::from_millis(900);
+    });
+    let producer = engine.producer().delivery_timeout(Duration::from_secs(1)).linger(Duration::from_millis(2));
+    let producer = producer.max_block(Duration::from_millis(300)).build().unwrap();
+    for (topic, partitions) in TOPICS {
+        for partition in 0..partitions {
+            producer.submit(Record::to(topic).partition(partition).value("warm")).unwrap().wait().unwrap();
+        }
+    }
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let mut lane = producer.lane();
+    let sender = std::thread::spawn(move || {
+        let mut sent = Vec::new();
+        // One a millisecond, until the other end is gone.
+        while ended.recv_timeout(Duration::from_millis(1)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            let number = sent.len();
+            let (topic, partitions) = TOPICS[number % 2];
+            let partition = (number / 2) as i32 % partitions;
+            let value = format!("{topic}/{partition}/{number:08}/{}", "z".repeat(number % 300));
+            if let Ok(answer) = lane.submit(Record::to(topic).partition(partition).value(&value)) {
+                sent.push((topic, partition, value, answer));
+            }
+        }
+        // All of them at the end: more outcomes than fit into the way back wait for that.
+        let outcome =
+            |mut answer: ottla::producer::Sent| answer.wait_for(LONG).expect("an outcome, long after its deadline");
+        sent.into_iter().map(|(topic, to, value, answer)| (topic, to, value, outcome(answer))).collect::<Vec<_>>()
+    });
+    // Nobody sends there: a pause of its own length.
+    let (_never, silence) = std::sync::mpsc::channel::<()>();
+    let pause = |time| assert!(silence.recv_timeout(time).is_err());
+    for cut in [false, true] {
+        pause(Duration::from_millis(500));
+        proxy.hold(true);
+        pause(Duration::from_secs(3));
+        if cut {
+            proxy.cut();
+        }
+        proxy.hold(false);
+    }
+    pause(Duration::from_millis(500));
+    drop(end);
+    let told = sender.join().unwrap();
+    let _ = engine.close(LONG);
+    let (mut delivered, mut lost) = (0, 0);
+    for (topic, partitions) in TOPICS {
+        for partition in 0..partitions {
+            let mut written = values(&broker, topic, partition);
+            assert_eq!(written.remove(0), "warm");
+            // By number: in order, none twice.
+            assert!(written.is_sorted_by(|one, next| one < next), "{topic}-{partition}");
+            let mine: Vec<_> = told.iter().filter(|(of, to, ..)| (*of, *to) == (topic, partition)).collect();
+            assert!(
+                written.iter().all(|value| mine.iter().any(|(_, _, sent, _)| sent == value)),
+                "{topic}-{partition}"
+            );
+            for (_, _, value, outcome) in mine {
+                let there = written.binary_search(value).is_ok();
+                match outcome {
+                    Ok(_) => assert!(there, "{value} was acknowledged"),
+                    Err(DeliveryError::Failed(_)) => assert!(!there, "{value} surely not written"),
+                    Err(DeliveryError::Unknown(_)) => {}
+                }
+                *(if outcome.is_ok() { &mut delivered } else { &mut lost }) += 1;
+            }
+        }
+    }
+    println!("{delivered} delivered, {lost} not");
+    assert!(
+        delivered > 100 && lost > 100,
+        "{delivered} delivered, {lost} not: the stalls did nothing, or nothing else"
+    );
 }

@@ -1,7 +1,7 @@
 //! Outcomes on their way back: one shard to one handle, in order, bounded, nothing lost.
 //!
 //! The queue itself is bounded (`rtrb`). What does not fit waits with the writer, in order, until the handle has read: the
-//! shard calls [`CompletionWriter::flush`] each turn and holds back the memory of records whose outcome is still
+//! shard calls [`CompletionWriter::flush`] each turn, is rung by a handle that made room, and holds back the memory of records whose outcome is still
 //! [`CompletionWriter::pending`], so a handle that never polls is stopped by its budget, not by a growing queue.
 
 use std::collections::VecDeque;
@@ -15,8 +15,12 @@ use crate::base::sync::{Arc, Mutex, Waiters, lock};
 /// Makes the pair. `medium` is that of the reading handle.
 pub fn completions<T>(capacity: usize, medium: &Medium) -> (CompletionWriter<T>, CompletionReader<T>) {
     let (items, queue) = rtrb::RingBuffer::new(capacity.max(1));
-    let shared =
-        Arc::new(Shared { waiters: Arc::default(), ended: AtomicBool::new(false), left: Mutex::new(VecDeque::new()) });
+    let shared = Arc::new(Shared {
+        waiters: Arc::default(),
+        ended: AtomicBool::new(false),
+        full: AtomicBool::new(false),
+        left: Mutex::new(VecDeque::new()),
+    });
     let waiters = shared.waiters.clone();
     let gate = medium.gate_waking(|| Waker::from(std::sync::Arc::new(Nudge(waiters))));
     let writer = CompletionWriter { items, overflow: VecDeque::new(), shared: shared.clone() };
@@ -36,6 +40,8 @@ struct Shared<T> {
     waiters: Arc<Waiters>,
     /// The writer is gone; `left` is final.
     ended: AtomicBool,
+    /// Outcomes wait with the writer for room: whoever makes room rings the shard.
+    full: AtomicBool,
     /// What a writer that is gone could not push.
     left: Mutex<VecDeque<T>>,
 }
@@ -59,13 +65,28 @@ impl<T> CompletionWriter<T> {
 
     /// Moves what waited here into the queue as far as it fits, and wakes the handle if it waits.
     pub fn flush(&mut self) {
+        self.move_up();
+        if !self.overflow.is_empty() {
+            self.shared.full.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            // Room that was made before that could be seen.
+            self.move_up();
+        }
+        self.notify();
+    }
+
+    fn move_up(&mut self) {
         while let Some(item) = self.overflow.pop_front() {
             if let Err(rtrb::PushError::Full(item)) = self.items.push(item) {
                 self.overflow.push_front(item);
                 break;
             }
         }
-        self.notify();
+    }
+
+    /// Whether [`CompletionWriter::flush`] would move something: the look after [`super::Sleeper::prepare`].
+    pub fn can_flush(&self) -> bool {
+        !self.overflow.is_empty() && !self.items.is_full()
     }
 
     /// Wakes the handle if it waits: once after the pushes of a turn.
@@ -144,6 +165,12 @@ impl<T> CompletionReader<T> {
         Poll::Pending
     }
 
+    /// Whether outcomes waited for the room that reading made: ring the shard's [`super::Doorbell`]. Asked after reading.
+    pub fn made_room(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.shared.full.load(Ordering::SeqCst) && self.shared.full.swap(false, Ordering::SeqCst)
+    }
+
     /// Adds a waker that is called when outcomes were pushed. The caller looks again afterwards.
     pub fn register(&self, context: &Context<'_>) {
         self.shared.waiters.register(context.waker());
@@ -183,6 +210,21 @@ mod tests {
             writer.flush();
         }
         assert!(got.iter().copied().eq(0..100));
+    }
+
+    /// A waiting handle had hung: it had read all that fitted, and the shard slept on the rest.
+    #[test]
+    fn r05_who_makes_room_is_told_that_the_shard_has_more() {
+        let (mut writer, mut reader) = completions(4, &Medium::threads());
+        (0..6).for_each(|item| writer.push(item));
+        assert!(!writer.can_flush() && !reader.made_room());
+        writer.flush();
+        let read = std::iter::from_fn(|| reader.pop()).count();
+        assert_eq!(read, 4);
+        assert!(reader.made_room() && writer.can_flush(), "once the handle has read, the shard must have a turn");
+        writer.flush();
+        assert_eq!(std::iter::from_fn(|| reader.pop()).count(), 2);
+        assert!(!reader.made_room() && !writer.can_flush());
     }
 
     #[test]

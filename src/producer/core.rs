@@ -398,7 +398,7 @@ impl Core {
             return Err(Stop::Reject(gone(&self.shared)));
         }
         let bell = commands.doorbell().clone();
-        self.inbox.open(shard, inbox);
+        self.inbox.open(shard, inbox, Some(bell.clone()));
         self.ports[shard] = Some(Port { writer, bell, compared: Time::ZERO });
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::base::sync::{Mutex, Waiters, lock};
 use crate::batch::{Outcome, Reason};
 use crate::control::EngineState;
 use crate::mesh::command::Completion;
-use crate::mesh::{CompletionReader, Promise};
+use crate::mesh::{CompletionReader, Doorbell, Promise};
 
 use super::{Delivered, DeliveryError, DeliveryResult};
 
@@ -91,6 +91,8 @@ struct Tracked {
 /// One shard's way back.
 struct Port {
     reader: CompletionReader<Completion>,
+    /// The shard that writes there; none in tests of this module.
+    bell: Option<Doorbell>,
     tracked: Map<Tp, VecDeque<Tracked>>,
     /// The last flush mark that came back.
     flushed: u64,
@@ -150,12 +152,12 @@ impl Inbox {
     }
 
     /// Adds a shard's way back.
-    pub fn open(&self, shard: usize, reader: CompletionReader<Completion>) {
+    pub fn open(&self, shard: usize, reader: CompletionReader<Completion>, bell: Option<Doorbell>) {
         let mut state = lock(&self.state);
         while state.ports.len() <= shard {
             state.ports.push(None);
         }
-        let port = Port { reader, tracked: Map::default(), flushed: 0, failed: 0, unknown: 0, ended: false };
+        let port = Port { reader, bell, tracked: Map::default(), flushed: 0, failed: 0, unknown: 0, ended: false };
         state.ports[shard] = Some(port);
     }
 
@@ -181,6 +183,11 @@ impl Inbox {
             while let Some(completion) = port.reader.pop() {
                 any = true;
                 port.take(completion, ready, answers);
+            }
+            if port.reader.made_room()
+                && let Some(bell) = &port.bell
+            {
+                bell.notify_now();
             }
             if !port.ended && port.reader.is_ended() {
                 any = true;
@@ -369,7 +376,7 @@ mod tests {
     fn inbox() -> (Arc<Inbox>, CompletionWriter<Completion>) {
         let inbox = Arc::new(Inbox::default());
         let (writer, reader) = completions(8, &Medium::threads());
-        inbox.open(0, reader);
+        inbox.open(0, reader, None);
         (inbox, writer)
     }
 

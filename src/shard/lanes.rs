@@ -97,6 +97,11 @@ impl Lanes {
         self.lanes.iter_mut().any(|lane| lane.reader.has_readable())
     }
 
+    /// Whether a handle made room for outcomes that wait here: the look before sleeping, too.
+    pub fn can_tell(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.completions.can_flush())
+    }
+
     /// Takes up to `bytes_max` bytes, a piece of every lane in turn. `met` learns of topics to be fed to the machine: met for
     /// the first time, or with a record that was sent before its handle knew them.
     pub fn drain(

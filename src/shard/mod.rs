@@ -293,12 +293,13 @@ impl<B: Backend, C: Clock> Shard<B, C> {
         }
         // What is there already saves the preparation, which has a price.
         busy |= self.commands.has_items() || self.core.lanes.has_records() || self.core.fetch.has_returns();
+        busy |= self.core.lanes.can_tell();
         busy |= limit <= self.core.now.mono || hurry();
         let until = if busy { Time::ZERO } else { self.core.next_deadline().min(limit) };
         self.sleeper.prepare(until);
         let wait = match until {
             _ if busy || self.commands.has_items() || self.core.lanes.has_records() => Wait::Poll,
-            _ if self.core.fetch.has_returns() => Wait::Poll,
+            _ if self.core.fetch.has_returns() || self.core.lanes.can_tell() => Wait::Poll,
             Time::NEVER => Wait::Forever,
             until if until <= self.core.now.mono => Wait::Poll,
             until => Wait::Until(until),
