@@ -145,7 +145,8 @@ impl Engine {
         self.shared.cell.load()
     }
 
-    /// What the shards counted since the start, summed. Each figure is as of its shard's last turn.
+    /// What the shards counted since the start, summed. Each figure is as of its shard's last turn; what a record's outcome
+    /// or a flush told is counted.
     pub fn stats(&self) -> ShardStats {
         let mut sum = ShardStats::default();
         for shard in &self.shared.counters {

@@ -284,7 +284,7 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             busy = taken + 1 == COMMANDS_PER_TURN;
         }
         busy |= self.core.work(&mut self.backend);
-        self.counters.publish(&self.stats());
+        self.tell();
         if self.core.is_over() {
             let shard = self.core.shard;
             // Control may be gone already; then nobody waits for this.
@@ -309,12 +309,19 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             let (shard, why) = (self.core.shard, format!("I/O failed: {error}"));
             self.core.end_reason = Reason::EngineFailed;
             self.core.give_up();
+            self.tell();
             let _ = self.core.events.send(ShardEvent::Failed { shard, why });
             return Turn::Stopped;
         }
-        self.core.tell();
+        self.tell();
         self.sleeper.waited();
         Turn::Running
+    }
+
+    /// Outcomes are counted before they are told: whoever knows of one finds it in [`Shard::stats`].
+    fn tell(&mut self) {
+        self.counters.publish(&self.stats());
+        self.core.tell();
     }
 
     /// Ends at once, waiting for nobody: what is pending ends as failed or unknown, control is told. The backend sees to what
@@ -323,6 +330,7 @@ impl<B: Backend, C: Clock> Shard<B, C> {
         self.core.begin(self.backend.now());
         self.core.end_reason = why;
         self.core.give_up();
+        self.tell();
         let shard = self.core.shard;
         // Control may be gone already; then nobody waits for this.
         let _ = self.core.events.send(ShardEvent::Stopped { shard });
@@ -445,7 +453,6 @@ impl<C: Clock> Core<C> {
         // Before the links are driven: the turn that gives up also begins to close them, nothing else would wake it.
         self.stop_when_done(now);
         self.drive(now, backend);
-        self.tell();
         drained.more
     }
 
@@ -716,7 +723,6 @@ impl<C: Clock> Core<C> {
                 break;
             }
         }
-        self.tell();
     }
 
     fn is_over(&self) -> bool {
