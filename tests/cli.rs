@@ -2,8 +2,10 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 fn ottla(args: &[&str], env: &[(&str, &str)], stdin: &[u8]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
@@ -180,4 +182,32 @@ fn a_closed_pipe_is_a_normal_end() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((code(&output), err(&output).as_str()), (0, ""));
+}
+
+#[test]
+fn the_proxy_delays_each_way_and_ends_with_its_standard_input() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = server.local_addr().unwrap().to_string();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ottla"))
+        .args(["proxy", "--to", &to, "--delay-ms", "30", "--exit-with-stdin", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let mut client = TcpStream::connect(ready["address"].as_str().unwrap()).unwrap();
+    let mut behind = server.accept().unwrap().0;
+    let start = Instant::now();
+    let mut got = [0; 4];
+    client.write_all(b"ping").unwrap();
+    behind.read_exact(&mut got).unwrap();
+    behind.write_all(b"pong").unwrap();
+    client.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"pong");
+    assert!(start.elapsed() >= Duration::from_millis(60), "{:?}", start.elapsed());
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    assert_eq!(code(&ottla(&["proxy", "--to", "nowhere"], &[], b"")), 2);
 }

@@ -22,8 +22,20 @@ pub struct Broker {
     pub bootstrap: String,
     /// Its processes, where they are known.
     pub pids: Vec<u32>,
+    /// Its second listener: where clients of that are told to come to, and where it is.
+    proxied: Option<(String, String)>,
     /// What ends with us.
     _ending: Option<Ending>,
+}
+
+/// A network with a round trip in front of the broker's second listener.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Where clients come to.
+    pub address: String,
+    /// Its process.
+    pub pid: u32,
+    _ending: Ending,
 }
 
 /// A process whose standard input is a pipe from us: when we are gone, however that came, it ends what it has to.
@@ -33,13 +45,13 @@ struct Ending(Child);
 impl Broker {
     /// Somebody else's brokers.
     pub fn given(bootstrap: &str, pids: &[u32]) -> Self {
-        Self { name: "given".into(), bootstrap: bootstrap.into(), pids: pids.to_vec(), _ending: None }
+        Self { name: "given".into(), bootstrap: bootstrap.into(), pids: pids.to_vec(), proxied: None, _ending: None }
     }
 
-    /// A real Kafka of one node, by `ci/kafka`.
-    pub fn kafka(root: &Path, core: Option<usize>) -> Result<Self, Fault> {
+    /// A real Kafka of so many nodes, by `ci/kafka`.
+    pub fn kafka(root: &Path, nodes: u32, core: Option<usize>) -> Result<Self, Fault> {
         let program = root.join("ci/kafka");
-        let scratch = std::env::temp_dir().join(format!("ottla-bench-{}", std::process::id()));
+        let scratch = std::env::temp_dir().join(format!("ottla-bench-{}-{nodes}", std::process::id()));
         fs::create_dir_all(&scratch).map_err(Fault::failed(scratch.display()))?;
         // Waits in a process group of its own, so that Ctrl-C ends us and not the one who cleans up behind us.
         let guard = Command::new("sh")
@@ -51,9 +63,13 @@ impl Broker {
             .spawn()
             .map_err(Fault::failed("cannot start sh"))?;
         let _ending = Some(Ending(guard));
-        let mut broker = Self { name: String::new(), bootstrap: String::new(), pids: Vec::new(), _ending };
+        let mut broker =
+            Self { name: String::new(), bootstrap: String::new(), pids: Vec::new(), proxied: None, _ending };
         let mut start = Command::new(&program);
-        start.args(["start", "--nodes", "1", "--json", "--dir"]).arg(&scratch);
+        start.args(["start", "--nodes", &nodes.to_string(), "--steady", "--json", "--dir"]).arg(&scratch);
+        if nodes == 1 {
+            start.arg("--proxied");
+        }
         if let Some(core) = core {
             start.args(["--cpus", &core.to_string()]);
         }
@@ -62,10 +78,13 @@ impl Broker {
         let said: Option<Value> = serde_json::from_slice(&started.stdout).ok().filter(|_| started.status.success());
         let hint = "ci/kafka did not start a broker (it needs Java 17 and Maven; or give one with -b HOST:PORT)";
         let said = said.ok_or_else(|| Fault::Failed(hint.into()))?;
-        broker.name = format!("Apache Kafka {}", said["version"].as_str().unwrap_or("?"));
+        let cluster = if nodes > 1 { format!(", {nodes} nodes") } else { String::new() };
+        broker.name = format!("Apache Kafka {}{cluster}", said["version"].as_str().unwrap_or("?"));
         broker.bootstrap = said["bootstrap"].as_str().unwrap_or_default().to_owned();
         let nodes = said["nodes"].as_array().into_iter().flatten();
         broker.pids = nodes.filter_map(|node| node["pid"].as_u64()?.try_into().ok()).collect();
+        let text = |place: usize| said["proxied"][0][place].as_str().map(str::to_owned);
+        broker.proxied = text(0).zip(text(1));
         Ok(broker)
     }
 
@@ -74,21 +93,28 @@ impl Broker {
         let mut command = Command::new(ottla);
         command.args(["broker", "--listen", "127.0.0.1:0", "--json", "--exit-with-stdin"]);
         without_settings(&mut command);
-        let mut child = spawn_on(core, command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
-        let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            // An error shows as no line.
-            let _ = BufReader::new(stdout).read_line(&mut line);
-        }
-        let pids = vec![child.id()];
-        let _ending = Some(Ending(child));
-        let ready: Value = serde_json::from_str(&line).unwrap_or_default();
+        let (ready, pid, ending) = start_child(core, &mut command)?;
+        let (pids, _ending) = (vec![pid], Some(ending));
         let bootstrap = ready["bootstrap"].as_str().unwrap_or_default().to_owned();
-        let broker = Self { name: "ottla's embedded broker".into(), bootstrap, pids, _ending };
+        let broker = Self { name: "ottla's embedded broker".into(), bootstrap, pids, proxied: None, _ending };
         if broker.bootstrap.is_empty() {
             return Err(Fault::Failed("the embedded broker did not start; try `ottla broker` to see why".into()));
         }
         Ok(broker)
+    }
+
+    /// A proxy that makes a round trip take so long, by `ottla proxy`; on the broker's core, so that it costs clients
+    /// nothing but time.
+    pub fn proxy(&self, ottla: &Path, rtt_ms: u32, core: Option<usize>) -> Result<Proxy, Fault> {
+        let hint = "a scenario with a round trip needs a Kafka that was started here: its listener names the proxy";
+        let (listen, to) = self.proxied.as_ref().ok_or_else(|| Fault::Usage(hint.into()))?;
+        let mut command = Command::new(ottla);
+        command.args(["proxy", "--listen", listen, "--to", to, "--delay-ms", &(rtt_ms / 2).to_string()]);
+        without_settings(command.args(["--json", "--exit-with-stdin"]));
+        let (ready, pid, _ending) = start_child(core, &mut command)?;
+        let address = ready["address"].as_str().map(str::to_owned);
+        let address = address.ok_or_else(|| Fault::Failed("the proxy did not start; see `ottla proxy`".into()))?;
+        Ok(Proxy { address, pid, _ending })
     }
 
     /// User and system time of its processes so far; `None` where they are not known.
@@ -98,6 +124,17 @@ impl Broker {
         }
         self.pids.iter().map(|pid| cpu_of(*pid)).sum()
     }
+}
+
+/// Starts a program that ends with its standard input, and reads the line that says it is ready: nothing if none came.
+fn start_child(core: Option<usize>, command: &mut Command) -> Result<(Value, u32, Ending), Fault> {
+    let mut child = spawn_on(core, command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        // An error shows as no line.
+        let _ = BufReader::new(stdout).read_line(&mut line);
+    }
+    Ok((serde_json::from_str(&line).unwrap_or_default(), child.id(), Ending(child)))
 }
 
 impl Drop for Ending {

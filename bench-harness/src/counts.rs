@@ -1,5 +1,6 @@
 //! How many records a topic holds, by somebody who is no peer: kcat, or Kafka's own GetOffsetShell.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -28,6 +29,21 @@ impl Reader {
             Self::Kcat => "kcat",
             Self::Kafka => "GetOffsetShell",
         }
+    }
+
+    /// Whether the only partition of a topic holds telemetry records in the order in which they were made: each key has its
+    /// record's number.
+    pub fn check_order(self, bootstrap: &str, topic: &str, messages: u64) -> Result<(), Fault> {
+        let mut command = Command::new("kcat");
+        command.args(["-C", "-q", "-e", "-b", bootstrap, "-t", topic, "-p", "0", "-o", "beginning", "-f", "%o %k\n"]);
+        let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let mut kcat = started.map_err(Fault::failed("the order is compared with kcat: install it"))?;
+        let lines = kcat.stdout.take().map(BufReader::new).into_iter().flat_map(BufReader::lines);
+        let found = in_order(lines, messages);
+        // It ends by itself where all was read, and else has nothing more to tell.
+        let _ = kcat.kill();
+        let _ = kcat.wait();
+        found.map_err(|what| Fault::Check(format!("{topic}, by kcat: {what}")))
     }
 
     /// The sum of a topic's end offsets. Topics here are new and have no markers, so that is their number of records.
@@ -59,6 +75,20 @@ impl Reader {
     }
 }
 
+/// Whether lines `OFFSET sensor_NUMBER` count up from 0, so many of them.
+fn in_order(lines: impl Iterator<Item = std::io::Result<String>>, messages: u64) -> Result<(), String> {
+    let mut next = 0;
+    for line in lines {
+        let line = line.map_err(|error| error.to_string())?;
+        let pair = line.split_once(" sensor_").map(|(offset, number)| (offset.parse(), number.parse()));
+        if pair != Some((Ok(next), Ok(next))) {
+            return Err(format!("record {next} expected, found {line:?}: not the order in which they were sent"));
+        }
+        next += 1;
+    }
+    if next == messages { Ok(()) } else { Err(format!("{next} records, {messages} were sent")) }
+}
+
 /// Adds the offsets of `topic [0] offset 7` or `topic:0:7` lines; each partition must be there once.
 fn sum(text: &str, partitions: u32) -> Result<u64, String> {
     let mut seen = vec![false; partitions as usize];
@@ -88,6 +118,22 @@ fn sum(text: &str, partitions: u32) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn disorder_gaps_and_what_is_missing_are_found() {
+        let check = |text: &str| in_order(text.lines().map(|line| Ok(line.to_owned())), 3);
+        assert_eq!(check("0 sensor_0\n1 sensor_1\n2 sensor_2\n"), Ok(()));
+        for wrong in [
+            "0 sensor_1\n1 sensor_0\n2 sensor_2",
+            "0 sensor_0\n1 sensor_0\n2 sensor_1",
+            "0 sensor_0\n2 sensor_2",
+            "0 sensor_0\n1 sensor_1",
+            "0 sensor_0\n1 nothing\n2 sensor_2",
+            "",
+        ] {
+            assert!(check(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn both_readers_lines_are_understood() {

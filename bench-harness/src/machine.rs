@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 use serde_json::{Value, json};
 
 use crate::fault::Fault;
@@ -44,6 +44,24 @@ pub fn spawn_on(core: Option<usize>, command: &mut Command) -> Result<Child, Fau
         }
     };
     spawned.map_err(Fault::failed(format!("cannot start {name}")))
+}
+
+/// Moves a running process, all its threads, to one core, or to all that we may use.
+pub fn move_to(core: Option<usize>, pid: u32) -> Result<(), Fault> {
+    let what = || format!("moving process {pid} to another core");
+    let mut set = sched_getaffinity(None).map_err(Fault::failed(what()))?;
+    if let Some(core) = core {
+        set = CpuSet::new();
+        set.set(core);
+    }
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).map_err(Fault::failed(what()))? {
+        let id = thread.ok().and_then(|thread| thread.file_name().to_str()?.parse().ok());
+        // A thread that ended meanwhile needs no core; one that started meanwhile is where its parent was.
+        if let Some(id) = id.and_then(Pid::from_raw) {
+            let _ = sched_setaffinity(Some(id), &set);
+        }
+    }
+    Ok(())
 }
 
 /// User and system time of a running process, all its threads.
@@ -89,6 +107,21 @@ mod tests {
         let said = spawn_on(Some(core), &mut command).unwrap().wait_with_output().unwrap().stdout;
         assert_eq!(String::from_utf8(said).unwrap().split_whitespace().nth(1), Some(core.to_string().as_str()));
         assert_eq!(sched_getaffinity(None).unwrap(), before);
+    }
+
+    #[test]
+    fn a_running_process_moves() {
+        let here = sched_getaffinity(None).unwrap();
+        let core = (0..CpuSet::MAX_CPU).find(|id| here.is_set(*id)).unwrap();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let allowed = |id| sched_getaffinity(Pid::from_raw(id as i32)).unwrap();
+        move_to(Some(core), child.id()).unwrap();
+        assert_eq!((allowed(child.id()).count(), allowed(child.id()).is_set(core)), (1, true));
+        move_to(None, child.id()).unwrap();
+        assert_eq!(allowed(child.id()), here);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(move_to(None, child.id()).is_err());
     }
 
     #[test]

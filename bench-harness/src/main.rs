@@ -21,6 +21,7 @@ mod machine;
 mod peer;
 mod report;
 mod run;
+mod running;
 mod sample;
 mod scenario;
 mod stats;
@@ -164,11 +165,11 @@ fn tell(args: &RunArgs, report: &report::Report) -> Result<(), Fault> {
 fn list() -> Result<(), Fault> {
     let mut text = String::from("scenarios\n");
     for scenario in scenario::ALL {
-        text += &format!("  {:14} {}\n", scenario.name, scenario.what);
+        text += &format!("  {:18} {}\n", scenario.name, scenario.what);
     }
     text += "peers\n";
     for peer in peer::ALL {
-        text += &format!("  {:14} {}\n", peer.name, peer.what);
+        text += &format!("  {:18} {}\n", peer.name, peer.what);
     }
     report::to_stdout(&text)
 }

@@ -209,6 +209,17 @@ impl Peer {
         }
     }
 
+    /// Whether a step means something in a scenario.
+    pub fn takes_part(&self, step: &Step, scenario: &Scenario) -> bool {
+        match scenario.mode {
+            Mode::Full => true,
+            // Who sends nothing has nothing to wait for.
+            Mode::Waited | Mode::Paced(_) => self.has_broker(),
+            // Nothing is read that a variant of reading could do otherwise; only where it runs makes a difference.
+            Mode::Idle(_) => self.has_broker() && ["", "LocalEngine"].contains(&step.variant),
+        }
+    }
+
     /// Whether it talks to a broker.
     pub fn has_broker(&self) -> bool {
         self.kind != Kind::Floor
@@ -227,7 +238,7 @@ impl Peer {
                 command.args(["--messages", &messages, "--partitions", &partitions, "--workload", &workload]);
                 command.args(["--compression", scenario.compression, "--linger-ms", &linger]);
                 match scenario.mode {
-                    Mode::Full => {}
+                    Mode::Full | Mode::Idle(_) => {}
                     Mode::Waited => _ = command.arg("--waited"),
                     Mode::Paced(rate) => _ = command.args(["--rate", &rate.to_string()]),
                 }
@@ -241,7 +252,7 @@ impl Peer {
                 command.args(["-partitions", &partitions, "-workload", &workload]);
                 command.args(["-compression", scenario.compression, "-linger", &linger]);
                 match scenario.mode {
-                    Mode::Full => {}
+                    Mode::Full | Mode::Idle(_) => {}
                     Mode::Waited => _ = command.args(["-mode", "waited"]),
                     Mode::Paced(rate) => _ = command.args(["-mode", &format!("paced:{rate}")]),
                 }
@@ -337,6 +348,18 @@ mod tests {
         assert!(said(peers[0], paced).ends_with("--linger-ms 5 --rate 50000"));
         assert!(said(peers[1], waited).ends_with("-linger 0 -mode waited"));
         assert!(said(peers[1], paced).ends_with("-linger 5 -mode paced:50000"));
+    }
+
+    #[test]
+    fn waiting_is_for_those_who_have_somebody_to_wait_for() {
+        let waits = |peer: &str, scenario: &str, variant: &str| {
+            let (peer, scenario) = (named(&[peer.into()]).unwrap()[0], scenario::named(&[scenario.into()]).unwrap()[0]);
+            let step = peer.steps.iter().rfind(|step| step.variant == variant).unwrap();
+            peer.takes_part(step, scenario)
+        };
+        assert!(waits(FLOOR, "telemetry", "") && !waits(FLOOR, "paced", "") && !waits(FLOOR, "idle-1000", ""));
+        assert!(waits(REFERENCE, "idle-1000", "") && !waits(REFERENCE, "idle-1000", "pooled"));
+        assert!(waits("ottla", "idle-1000", "LocalEngine") && waits(REFERENCE, "rtt-20", "pooled"));
     }
 
     #[test]

@@ -9,7 +9,6 @@ use crate::expected;
 use crate::fault::Fault;
 use crate::peer::{FLOOR, Phase, REFERENCE};
 use crate::sample::{FIGURES, Sample, figure};
-use crate::scenario::Mode;
 use crate::stats::Spread;
 use crate::workload::Workload;
 
@@ -180,9 +179,8 @@ impl Report {
         if row.wire_to_median.is_some_and(|ratio| ratio > WIRE_MAX) {
             row.flags.push(Flag::Wire);
         }
-        let busiest = row.of(|sample| Some(sample.client_busy().max(sample.broker_busy().unwrap_or(0.0))));
-        // Where latency is what is asked for, waiting is no flaw.
-        if first.scenario.mode == Mode::Full && busiest.is_some_and(|busy| busy.median < BUSY_MIN) {
+        let busy = |sample: &Sample| sample.scenario.busy(sample.client_busy(), sample.broker_busy().unwrap_or(0.0));
+        if row.of(busy).is_some_and(|busy| busy.median < BUSY_MIN) {
             row.flags.push(Flag::LatencyBound);
         }
         let step = first.step;

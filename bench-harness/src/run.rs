@@ -1,39 +1,43 @@
 //! The rounds: who runs when, what is checked, what is collected.
 
-use std::cell::RefCell;
-use std::io::Read;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Proxy};
 use crate::counts::Reader;
 use crate::fault::Fault;
-use crate::machine::{self, Cores, spawn_on};
+use crate::machine::{self, Cores, cpu_of};
 use crate::peer::{self, Job, Peer, Phase, REFERENCE, Step};
 use crate::report::Report;
+use crate::running::Running;
 use crate::sample::{Sample, Take};
-use crate::scenario::{self, Mode, Scenario};
+use crate::scenario::{self, Mode, Place, Scenario};
 use crate::sums::sum;
 use crate::workload::Workload;
 use crate::{BrokerKind, RunArgs};
 
 /// How long a new topic may be unknown to its broker.
 const TOPIC_SECONDS_MAX: Duration = Duration::from_secs(60);
+/// How long a reader that waits is left alone before its CPU time counts: connections, metadata, what a JVM compiles.
+const SETTLE_SECONDS: u32 = 10;
 
 /// What all rounds share.
 struct Race<'a> {
     args: &'a RunArgs,
-    root: PathBuf,
-    ottla: PathBuf,
+    root: &'a Path,
+    ottla: &'a Path,
     broker: Broker,
     cores: Option<Cores>,
+    /// Where the broker is now; it starts on its own core.
+    placed: Cell<Place>,
     reader: Reader,
     /// Peers with their programs.
-    peers: Vec<(&'static Peer, PathBuf)>,
+    peers: &'a [(&'static Peer, PathBuf)],
     /// Whose records are read.
     source: &'static Peer,
     /// What readers of so many records must come to, as far as it was needed.
@@ -62,20 +66,26 @@ pub fn run(args: &RunArgs) -> Result<Report, Fault> {
         say("only one core: client and broker share it");
     }
     let broker_core = cores.map(|cores| cores.broker);
-    let broker = match (&args.bootstrap, args.broker) {
-        (Some(bootstrap), _) => Broker::given(bootstrap, &args.broker_pid),
-        (None, BrokerKind::Kafka) => Broker::kafka(&root, broker_core)?,
-        (None, BrokerKind::Embedded) => Broker::embedded(&ottla, broker_core)?,
-    };
-    say(&format!("{} at {}", broker.name, broker.bootstrap));
-    let (reader, sums) = (Reader::find(), RefCell::default());
-    let race = Race { args, root, ottla, broker, cores, reader, peers: built, source, sums };
+    let reader = Reader::find();
     let load_before = machine::load();
-    race.warm_up(scenarios.first().copied())?;
     let mut report = Report { accepted: args.accept.clone(), ..Report::default() };
-    for round in 0..args.runs {
-        for scenario in &scenarios {
-            race.round(round, scenario, &mut report)?;
+    let mut brokers = Vec::new();
+    for scenarios in by_cluster(&scenarios, args.bootstrap.is_some()) {
+        let broker = match (&args.bootstrap, args.broker) {
+            (Some(bootstrap), _) => Broker::given(bootstrap, &args.broker_pid),
+            (None, BrokerKind::Kafka) => Broker::kafka(&root, scenarios[0].nodes, broker_core)?,
+            (None, BrokerKind::Embedded) => Broker::embedded(&ottla, broker_core)?,
+        };
+        say(&format!("{} at {}", broker.name, broker.bootstrap));
+        brokers.push(broker.name.clone());
+        let (sums, placed) = (RefCell::default(), Cell::new(Place::Apart));
+        let (root, ottla, peers) = (root.as_path(), ottla.as_path(), built.as_slice());
+        let race = Race { args, root, ottla, broker, cores, placed, reader, peers, source, sums };
+        race.warm_up(&scenarios)?;
+        for round in 0..args.runs {
+            for scenario in &scenarios {
+                race.round(round, scenario, &mut report)?;
+            }
         }
     }
     let mut machine = machine::facts();
@@ -85,13 +95,25 @@ pub fn run(args: &RunArgs) -> Result<Report, Fault> {
     machine["broker_core"] = json!(cores.map(|cores| cores.broker));
     report.facts = json!({
         "machine": machine,
-        "broker": race.broker.name,
+        "broker": brokers.join("; "),
         "runs": args.runs,
         "messages": args.messages,
-        "read_from": race.source.name,
-        "counts_checked_by": race.reader.name(),
+        "read_from": source.name,
+        "counts_checked_by": reader.name(),
     });
     Ok(report)
+}
+
+/// One cluster runs at a time: the scenarios of each, in the order of their first ones.
+fn by_cluster(scenarios: &[&'static Scenario], given: bool) -> Vec<Vec<&'static Scenario>> {
+    let mut clusters: Vec<Vec<&'static Scenario>> = Vec::new();
+    for scenario in scenarios.iter().copied() {
+        match clusters.iter_mut().find(|known| given || known[0].nodes == scenario.nodes) {
+            Some(known) => known.push(scenario),
+            None => clusters.push(vec![scenario]),
+        }
+    }
+    clusters
 }
 
 /// Whose topic all consumers read.
@@ -123,8 +145,9 @@ fn say(args: &RunArgs, text: &str) {
 
 impl Race<'_> {
     /// A fresh broker compiles its code while it serves: that is not what is measured.
-    fn warm_up(&self, scenario: Option<&Scenario>) -> Result<(), Fault> {
-        let Some(scenario) = scenario.filter(|_| self.args.warm_up > 0) else { return Ok(()) };
+    fn warm_up(&self, scenarios: &[&'static Scenario]) -> Result<(), Fault> {
+        let sends = |scenario: &&&Scenario| scenario.phases().contains(&Phase::Produce) && self.args.warm_up > 0;
+        let Some(scenario) = scenarios.iter().find(sends) else { return Ok(()) };
         say(self.args, &format!("warming up with {} records", self.args.warm_up));
         let Some((peer, program)) = self.peers.iter().find(|(peer, _)| peer.has_broker()) else { return Ok(()) };
         let topic = format!("warm-{}", std::process::id());
@@ -142,53 +165,29 @@ impl Race<'_> {
 
     /// Every peer sends, the counts are checked, every peer reads.
     fn round(&self, round: u32, scenario: &'static Scenario, report: &mut Report) -> Result<(), Fault> {
+        self.place(scenario.place)?;
+        let core = self.cores.map(|cores| cores.broker);
+        let proxy = (scenario.rtt_ms > 0).then(|| self.broker.proxy(self.ottla, scenario.rtt_ms, core)).transpose()?;
         // The order turns, so that nobody always comes first.
         let mut order: Vec<_> = self.peers.iter().collect();
         let turn = round as usize % order.len();
         order.rotate_left(turn);
-        let topic_of = |peer: &Peer, place: usize, messages: u64| {
-            format!("{}-{}-{place}-{}-{round}-{messages}", scenario.name, peer.name, std::process::id())
-        };
         let mut kept = Vec::new();
-        let phases: &[Phase] =
-            if scenario.mode == Mode::Full { &[Phase::Produce, Phase::Consume] } else { &[Phase::Produce] };
-        for phase in phases.iter().copied() {
+        for phase in scenario.phases().iter().copied() {
             // Variants take turns too: one of each peer after the other.
             let steps_most = order.iter().map(|(peer, _)| peer.steps.len()).max().unwrap_or(0);
             for place in 0..steps_most {
                 for (peer, program) in &order {
                     let steps =
                         peer.steps.iter().filter(|step| step.phase == phase && (self.args.aside || !step.aside));
-                    let Some(step) = steps.clone().nth(place) else { continue };
-                    // It sends nothing, so there is nothing to wait for.
-                    if scenario.mode != Mode::Full && !peer.has_broker() {
+                    let Some(step) = steps.clone().nth(place).filter(|step| peer.takes_part(step, scenario)) else {
                         continue;
-                    }
-                    let mut takes = Vec::new();
-                    for messages in scenario.counts(&self.args.messages) {
-                        let writes = phase == Phase::Produce && peer.has_broker();
-                        let topic = if phase == Phase::Produce {
-                            topic_of(peer, place, messages)
-                        } else {
-                            topic_of(self.source, 0, messages)
-                        };
-                        if writes {
-                            self.topic("create", &topic, Some(scenario.partitions))?;
-                        }
-                        let job = Job { bootstrap: &self.broker.bootstrap, topic: &topic, messages, scenario };
-                        takes.push(self.take(peer, program, step, job)?);
-                        if writes {
-                            self.check_count(&topic, scenario, messages)?;
-                            if peer.name == self.source.name && place == 0 {
-                                kept.push(topic);
-                            } else {
-                                // The broker's memory is what holds it.
-                                self.topic("delete", &topic, None)?;
-                            }
-                        }
-                    }
-                    let Some((long, settings)) = takes.pop() else { continue };
-                    let short = takes.pop().map(|(short, _)| short);
+                    };
+                    let run = Run { round, scenario, peer, program, step, place, proxy: proxy.as_ref() };
+                    let (short, long, settings) = match scenario.mode {
+                        Mode::Idle(seconds) => self.idle(&run, seconds)?,
+                        _ => self.takes(&run, &mut kept)?,
+                    };
                     let sample = Sample { round, scenario, peer, step, short, long, settings };
                     let (cpu, rate) = (sample.cpu_us(), sample.messages_per_s());
                     say(
@@ -209,8 +208,101 @@ impl Race<'_> {
         kept.iter().try_for_each(|topic| self.topic("delete", topic, None))
     }
 
+    /// A short and a long run, or a plain one.
+    fn takes(&self, run: &Run<'_>, kept: &mut Vec<String>) -> Result<(Option<Take>, Take, Value), Fault> {
+        let Run { scenario, peer, program, step, .. } = *run;
+        let writes = step.phase == Phase::Produce && peer.has_broker();
+        let mut takes = Vec::new();
+        for messages in scenario.counts(&self.args.messages) {
+            let topic =
+                if step.phase == Phase::Produce { run.topic(messages) } else { run.source(self.source, messages) };
+            if writes {
+                self.topic("create", &topic, Some(scenario.partitions))?;
+            }
+            let bootstrap = run.proxy.map_or(&self.broker.bootstrap, |proxy| &proxy.address);
+            let proxy_before = run.proxy.and_then(|proxy| cpu_of(proxy.pid));
+            let (mut take, settings) =
+                self.take(peer, program, step, Job { bootstrap, topic: &topic, messages, scenario })?;
+            let proxy_after = run.proxy.and_then(|proxy| cpu_of(proxy.pid));
+            take.proxy_cpu_seconds =
+                proxy_after.zip(proxy_before).map(|(after, before)| (after - before).as_secs_f64());
+            takes.push((take, settings));
+            if writes {
+                self.check_count(&topic, scenario, messages)?;
+                if run.proxy.is_some() {
+                    self.reader.check_order(&self.broker.bootstrap, &topic, messages)?;
+                }
+                if peer.name == self.source.name && run.place == 0 {
+                    kept.push(topic);
+                } else {
+                    // The broker's memory is what holds it.
+                    self.topic("delete", &topic, None)?;
+                }
+            }
+        }
+        let last = takes.pop().ok_or_else(|| Fault::Usage("--messages: no number".into()))?;
+        Ok((takes.pop().map(|(short, _)| short), last.0, last.1))
+    }
+
+    /// A reader of a topic without records, by its CPU time so far after [`SETTLE_SECONDS`] and after so many seconds
+    /// more; seconds stand in for records. Then comes one record, and that it is read shows that the reader was there.
+    fn idle(&self, run: &Run<'_>, seconds: u32) -> Result<(Option<Take>, Take, Value), Fault> {
+        let Run { scenario, peer, program, step, .. } = *run;
+        let topic = &run.topic(1);
+        self.topic("create", topic, Some(scenario.partitions))?;
+        let job = Job { bootstrap: &self.broker.bootstrap, topic, messages: 1, scenario };
+        let what = format!("{} {} {topic}", peer.name, step.phase);
+        let started = Instant::now();
+        let mut reader = Running::start(self.client_core(scenario), &mut peer.command(program, step, job), &what)?;
+        let mut points = Vec::new();
+        for at in [SETTLE_SECONDS, SETTLE_SECONDS + seconds] {
+            // What is measured is that time passes.
+            sleep(Duration::from_secs(at.into()).saturating_sub(started.elapsed()));
+            points.push((u64::from(at), reader.cpu()?, started.elapsed(), self.broker.cpu()));
+        }
+        let (writer, write) = self.writer()?;
+        self.take(writer.0, &writer.1, write, job)?;
+        let said = reader.output(Duration::from_secs(self.args.timeout_seconds))?;
+        let (take, settings) = self.read(peer, step, job, &what, &said, None)?;
+        self.topic("delete", topic, None)?;
+        let broker_before = points[0].3;
+        let mut takes = points.into_iter().map(|(at, cpu, since, broker)| {
+            let broker = broker.zip(broker_before).map(|(now, before)| now.saturating_sub(before));
+            take.at(at, cpu, since, broker)
+        });
+        let short = takes.next();
+        takes.next().map(|long| (short, long, settings)).ok_or_else(|| Fault::Failed(format!("{what}: no figures")))
+    }
+
+    /// Somebody who writes what others read.
+    fn writer(&self) -> Result<(&(&'static Peer, PathBuf), &'static Step), Fault> {
+        let writer = self.peers.iter().find(|(peer, _)| peer.name == self.source.name);
+        let step = self.source.steps.iter().find(|step| step.phase == Phase::Produce);
+        writer.zip(step).ok_or_else(|| Fault::Usage(format!("{} does not write", self.source.name)))
+    }
+
+    /// Where clients run.
+    fn client_core(&self, scenario: &Scenario) -> Option<usize> {
+        let cores = self.cores?;
+        match scenario.place {
+            Place::Apart => Some(cores.client),
+            Place::OneCore => Some(cores.broker),
+            Place::Anywhere => None,
+        }
+    }
+
+    /// Moves the broker, where it is ours to move.
+    fn place(&self, place: Place) -> Result<(), Fault> {
+        let core = |place| if place == Place::Anywhere { None } else { self.cores.map(|cores| cores.broker) };
+        let (from, to) = (core(self.placed.replace(place)), core(place));
+        if from == to {
+            return Ok(());
+        }
+        self.broker.pids.iter().try_for_each(|pid| machine::move_to(to, *pid))
+    }
+
     fn check_count(&self, topic: &str, scenario: &Scenario, sent: u64) -> Result<(), Fault> {
-        let found = self.reader.count(&self.root, &self.broker.bootstrap, topic, scenario.partitions)?;
+        let found = self.reader.count(self.root, &self.broker.bootstrap, topic, scenario.partitions)?;
         if found == sent {
             return Ok(());
         }
@@ -241,7 +333,7 @@ impl Race<'_> {
 
     /// Creates or deletes a topic.
     fn topic(&self, verb: &str, topic: &str, partitions: Option<u32>) -> Result<(), Fault> {
-        let mut command = Command::new(&self.ottla);
+        let mut command = Command::new(self.ottla);
         command.args(["topics", verb, topic, "-b", &self.broker.bootstrap]);
         if let Some(partitions) = partitions {
             command.args(["--partitions", &partitions.to_string()]);
@@ -258,26 +350,37 @@ impl Race<'_> {
     fn until_empty_topic(&self, topic: &str, partitions: u32) -> Result<(), Fault> {
         let until = Instant::now() + TOPIC_SECONDS_MAX;
         loop {
-            match self.reader.count(&self.root, &self.broker.bootstrap, topic, partitions) {
+            match self.reader.count(self.root, &self.broker.bootstrap, topic, partitions) {
                 Ok(0) => return Ok(()),
                 Ok(found) => return Err(Fault::Check(format!("{topic} holds {found} records and is new"))),
                 Err(fault) if Instant::now() > until => return Err(fault),
-                Err(_) => std::thread::sleep(Duration::from_millis(50)), // between two questions, not instead of one
+                Err(_) => sleep(Duration::from_millis(50)), // between two questions, not instead of one
             }
         }
     }
 
     /// Runs one step of one peer to its end: what it cost, and its settings.
     fn take(&self, peer: &Peer, program: &Path, step: &Step, job: Job<'_>) -> Result<(Take, Value), Fault> {
-        let mut command = peer.command(program, step, job);
         let what = format!("{} {} {}", peer.name, step.phase, job.topic);
         let broker_before = self.broker.cpu();
         let limit = Duration::from_secs(self.args.timeout_seconds);
-        let core = self.cores.filter(|_| !job.scenario.shared_cores).map(|cores| cores.client);
-        let said = output_within(limit, core, &mut command, &what)?;
+        let mut command = peer.command(program, step, job);
+        let said = Running::start(self.client_core(job.scenario), &mut command, &what)?.output(limit)?;
         let broker_cpu = self.broker.cpu().zip(broker_before).map(|(after, before)| after.saturating_sub(before));
-        let broker_cpu = broker_cpu.filter(|_| peer.has_broker());
-        let said: Value = serde_json::from_str(&said).map_err(Fault::failed(format!("{what}: its report")))?;
+        self.read(peer, step, job, &what, &said, broker_cpu.filter(|_| peer.has_broker()))
+    }
+
+    /// What a program said, checked.
+    fn read(
+        &self,
+        peer: &Peer,
+        step: &Step,
+        job: Job<'_>,
+        what: &str,
+        said: &str,
+        broker_cpu: Option<Duration>,
+    ) -> Result<(Take, Value), Fault> {
+        let said: Value = serde_json::from_str(said).map_err(Fault::failed(format!("{what}: its report")))?;
         let take = Take::read(step.phase, job.messages, &said, broker_cpu).and_then(|take| {
             if peer.has_broker() {
                 self.check_sum(&take, step, &said, job.scenario.workload)?;
@@ -292,58 +395,38 @@ impl Race<'_> {
     }
 }
 
-/// Standard output of a program that must end well and in time; it is stopped by its id when it does not.
-fn output_within(limit: Duration, core: Option<usize>, command: &mut Command, what: &str) -> Result<String, Fault> {
-    let mut child = spawn_on(core, command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
-    let (tell, told) = mpsc::channel();
-    if let Some(mut stdout) = child.stdout.take() {
-        std::thread::spawn(move || {
-            let mut text = String::new();
-            let read = stdout.read_to_string(&mut text);
-            // Nobody listens any more when the time was up.
-            let _ = tell.send(read.map(|_| text));
-        });
+/// One step of one peer in one round of one scenario.
+struct Run<'a> {
+    round: u32,
+    scenario: &'static Scenario,
+    peer: &'static Peer,
+    program: &'a Path,
+    step: &'static Step,
+    /// Among the steps of its phase.
+    place: usize,
+    proxy: Option<&'a Proxy>,
+}
+
+impl Run<'_> {
+    /// Of its own.
+    fn topic(&self, messages: u64) -> String {
+        self.named(self.peer, self.place, messages)
     }
-    let text = told.recv_timeout(limit);
-    if text.is_err() {
-        // It has its pipe open still, so it has not ended.
-        let _ = child.kill();
+
+    /// What the one wrote that all read of.
+    fn source(&self, source: &Peer, messages: u64) -> String {
+        self.named(source, 0, messages)
     }
-    let status = child.wait().map_err(Fault::failed(what))?;
-    let text = text
-        .map_err(|_| Fault::Failed(format!("{what} did not end in {} s (--timeout-seconds)", limit.as_secs())))?
-        .map_err(Fault::failed(what))?;
-    match status.code() {
-        Some(0) => Ok(text),
-        Some(3) => Err(Fault::Check(format!("{what}: what was read is not what was sent: {}", text.trim()))),
-        _ => Err(Fault::Failed(format!("{what} ended with {status}; what it said stands above"))),
+
+    fn named(&self, peer: &Peer, place: usize, messages: u64) -> String {
+        let (scenario, round, process) = (self.scenario.name, self.round, std::process::id());
+        format!("{scenario}-{}-{place}-{process}-{round}-{messages}", peer.name)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn shell(script: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]);
-        command
-    }
-
-    #[test]
-    fn a_peer_that_hangs_is_stopped_and_named() {
-        let fault =
-            output_within(Duration::from_millis(50), None, &mut shell("exec sleep 1000"), "peer x").unwrap_err();
-        assert_eq!(fault, Fault::Failed("peer x did not end in 0 s (--timeout-seconds)".into()));
-    }
-
-    #[test]
-    fn exit_codes_keep_their_meaning() {
-        let run = |script: &str| output_within(Duration::from_secs(60), None, &mut shell(script), "peer x");
-        assert_eq!(run("echo good"), Ok("good\n".into()));
-        assert!(matches!(run("echo {}; exit 3"), Err(Fault::Check(text)) if text.contains("peer x")));
-        assert!(matches!(run("exit 1"), Err(Fault::Failed(_))));
-    }
 
     #[test]
     fn all_read_what_franz_go_wrote_unless_told_otherwise() {
@@ -352,5 +435,16 @@ mod tests {
         assert_eq!(source(&peers, Some("ottla")).unwrap().name, "ottla");
         assert_eq!(source(&peers[..1], None).unwrap().name, "ottla");
         assert!(matches!(source(&peers, Some("java")), Err(Fault::Usage(_))));
+    }
+
+    #[test]
+    fn one_cluster_after_the_other_unless_they_are_given() {
+        let asked = scenario::named(&["brokers-3", "telemetry", "rtt-20"].map(str::to_owned)).unwrap();
+        let names = |given| {
+            let clusters = by_cluster(&asked, given);
+            clusters.iter().map(|one| one.iter().map(|one| one.name).collect::<Vec<_>>()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(false), [vec!["brokers-3"], vec!["telemetry", "rtt-20"]]);
+        assert_eq!(names(true), [["brokers-3", "telemetry", "rtt-20"]]);
     }
 }

@@ -35,6 +35,8 @@ pub struct Take {
     pub wire_bytes: f64,
     pub context_switches: Option<f64>,
     pub broker_cpu_seconds: Option<f64>,
+    /// Of the proxy in front of the broker, where there is one.
+    pub proxy_cpu_seconds: Option<f64>,
     pub ack_us: Option<[f64; 3]>,
     /// What a reader made of all it read.
     pub checksum: Option<u64>,
@@ -67,9 +69,19 @@ impl Take {
             wire_bytes: row["wire_bytes"].as_f64().unwrap_or(0.0),
             context_switches: row["context_switches"].as_f64(),
             broker_cpu_seconds: broker.map(|cpu| cpu.as_secs_f64()),
+            proxy_cpu_seconds: None,
             ack_us: ack("p50").zip(ack("p99")).zip(ack("p999")).map(|((p50, p99), p999)| [p50, p99, p999]),
             checksum: checksum.transpose().map_err(Fault::failed("its checksum"))?,
         })
+    }
+}
+
+impl Take {
+    /// The same program as it was seen from outside while it ran: its CPU time so far, and when that was.
+    pub fn at(self, messages: u64, cpu: Duration, since_start: Duration, broker: Option<Duration>) -> Self {
+        let (process_cpu_seconds, seconds) = (cpu.as_secs_f64(), since_start.as_secs_f64());
+        let broker_cpu_seconds = broker.map(|cpu| cpu.as_secs_f64());
+        Self { messages, process_cpu_seconds, seconds, broker_cpu_seconds, ..self }
     }
 }
 
@@ -104,6 +116,8 @@ pub const FIGURES: &[Figure] = &[
     ("client_busy", |sample| Some(sample.client_busy())),
     ("broker_busy", Sample::broker_busy),
     ("broker_cpu_us_per_message", Sample::broker_cpu_us),
+    ("proxy_busy", Sample::proxy_busy),
+    ("batches_per_rtt", Sample::batches_per_rtt),
     ("batches", |sample| Some(sample.long.batches)),
     ("requests", |sample| Some(sample.long.requests)),
     ("wire_bytes", |sample| Some(sample.long.wire_bytes)),
@@ -167,6 +181,20 @@ impl Sample {
     /// The same of the broker.
     pub fn broker_busy(&self) -> Option<f64> {
         Some(self.broker_cpu_growth()? / self.seconds().max(1e-9))
+    }
+
+    /// The same of the proxy.
+    pub fn proxy_busy(&self) -> Option<f64> {
+        self.long.proxy_cpu_seconds?;
+        Some(self.growth(|take| take.proxy_cpu_seconds.unwrap_or(0.0)) / self.seconds().max(1e-9))
+    }
+
+    /// How many batches passed in one round trip; whoever waits for each batch before the next has one. `None` without a
+    /// round trip worth the name, and where the peer does not count its batches.
+    pub fn batches_per_rtt(&self) -> Option<f64> {
+        let rtt_ms = self.scenario.rtt_ms;
+        let batch = self.messages_per_batch().filter(|_| rtt_ms > 0)?;
+        Some(self.messages_per_s() * f64::from(rtt_ms) / 1e3 / batch)
     }
 
     pub fn broker_cpu_us(&self) -> Option<f64> {
@@ -234,6 +262,40 @@ pub mod tests {
         assert!(near(java.cpu_us(), 1.0) && near(java.start_cpu_seconds(), 3.0));
         assert!(near(java.messages_per_s(), 1e6) && near(java.client_busy(), 1.0));
         assert!(near(java.broker_busy().unwrap(), 0.5) && near(java.broker_cpu_us().unwrap(), 0.5));
+    }
+
+    #[test]
+    fn batches_per_round_trip_are_those_of_the_long_runs_growth() {
+        let rtt = scenario::named(&["rtt-20".to_owned()]).unwrap()[0];
+        // 1,000 records a batch and 200,000 a second make 200 batches a second, 4 in 20 ms. Start-up is not in it.
+        let mut one = sample("ottla", Phase::Produce, 0, 0, &[(400_000, 1.0, 7.0), (1_000_000, 2.0, 10.0)]);
+        assert_eq!((one.batches_per_rtt(), one.proxy_busy()), (None, None));
+        one.scenario = rtt;
+        one.long.batches = 1_000.0;
+        assert!(near(one.batches_per_rtt().unwrap(), 4.0), "{:?}", one.batches_per_rtt());
+        (one.short.as_mut().unwrap().proxy_cpu_seconds, one.long.proxy_cpu_seconds) = (Some(0.1), Some(0.4));
+        assert!(near(one.proxy_busy().unwrap(), 0.1));
+        one.long.batches = 0.0;
+        assert_eq!(one.batches_per_rtt(), None);
+    }
+
+    #[test]
+    fn a_reader_seen_from_outside_costs_its_growth_per_second() {
+        let said = said("consume", 1, 0.5, 30.0);
+        let take = Take::read(Phase::Consume, 1, &said, None).unwrap();
+        let at = |seconds: u64, ms| {
+            take.at(
+                seconds,
+                Duration::from_millis(ms),
+                Duration::from_secs(seconds),
+                Some(Duration::from_secs(seconds)),
+            )
+        };
+        let mut idle = sample("ottla", Phase::Consume, 0, 0, &[(1, 0.1, 1.0)]);
+        (idle.short, idle.long) = (Some(at(10, 300)), at(30, 340));
+        assert!(
+            near(idle.cpu_us(), 2_000.0) && near(idle.start_cpu_seconds(), 0.28) && near(idle.client_busy(), 0.002)
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is sent and read: a workload over so many partitions, and how it is sent.
 
 use crate::fault::Fault;
+use crate::peer::Phase;
 use crate::workload::Workload;
 
 /// One scenario. Every peer makes the same records in it.
@@ -24,8 +25,23 @@ pub struct Scenario {
     pub backend: Option<&'static str>,
     /// How records are sent.
     pub mode: Mode,
-    /// Client and broker share all processors, instead of having one each.
-    pub shared_cores: bool,
+    /// Nodes of the cluster: 1 or 3. Three keep every partition on all of them, and acknowledge with two.
+    pub nodes: u32,
+    /// What a proxy makes of the round trip to the broker, in milliseconds; 0 without one.
+    pub rtt_ms: u32,
+    /// Where client and broker run.
+    pub place: Place,
+}
+
+/// Where client and broker run; a proxy is always where the broker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A core each.
+    Apart,
+    /// One core for both.
+    OneCore,
+    /// All cores for both.
+    Anywhere,
 }
 
 /// How records are sent.
@@ -37,6 +53,8 @@ pub enum Mode {
     Waited,
     /// So many a second, latencies counted from when each was due; nobody reads.
     Paced(u32),
+    /// Nobody sends: a reader of all partitions waits for so many seconds; "records" of the report are those seconds.
+    Idle(u32),
 }
 
 /// The fields that most scenarios share.
@@ -52,7 +70,9 @@ const TELEMETRY: Scenario = Scenario {
     divide: 2,
     backend: None,
     mode: Mode::Full,
-    shared_cores: false,
+    nodes: 1,
+    rtt_ms: 0,
+    place: Place::Apart,
 };
 const FIXED: Scenario = Scenario { compression: "none", ..TELEMETRY };
 
@@ -122,7 +142,35 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "telemetry-shared",
         what: "telemetry, client and broker on all processors together",
-        shared_cores: true,
+        place: Place::Anywhere,
+        ..TELEMETRY
+    },
+    Scenario {
+        name: "telemetry-one-core",
+        what: "telemetry, client and broker on one core together",
+        place: Place::OneCore,
+        ..TELEMETRY
+    },
+    Scenario {
+        name: "brokers-3",
+        what: "telemetry over 12 partitions of a cluster of 3 nodes, 3 replicas, acknowledged by 2",
+        partitions: 12,
+        nodes: 3,
+        divide: 4,
+        ..TELEMETRY
+    },
+    Scenario {
+        name: "rtt-20",
+        what: "telemetry to 1 partition behind a proxy that makes a round trip take 20 ms; the order kept is compared",
+        rtt_ms: 20,
+        divide: 4,
+        ..TELEMETRY
+    },
+    Scenario {
+        name: "idle-1000",
+        what: "a reader of 1,000 partitions without records: CPU microseconds per second of the 20 s behind the first 10",
+        partitions: 1_000,
+        mode: Mode::Idle(20),
         ..TELEMETRY
     },
 ];
@@ -131,6 +179,24 @@ impl Scenario {
     /// The numbers of records that this scenario makes of the asked ones.
     pub fn counts(&self, asked: &[u64]) -> Vec<u64> {
         asked.iter().map(|count| (count / self.divide).max(1)).collect()
+    }
+
+    /// What is run of it.
+    pub fn phases(&self) -> &'static [Phase] {
+        match self.mode {
+            Mode::Full => &[Phase::Produce, Phase::Consume],
+            Mode::Waited | Mode::Paced(_) => &[Phase::Produce],
+            Mode::Idle(_) => &[Phase::Consume],
+        }
+    }
+
+    /// How much of its core the busier one used, of what client and broker used of one each; `None` where waiting is what
+    /// is measured and says nothing against a run.
+    pub fn busy(&self, client: f64, broker: f64) -> Option<f64> {
+        if self.mode != Mode::Full || self.rtt_ms > 0 {
+            return None;
+        }
+        Some(if self.place == Place::OneCore { client + broker } else { client.max(broker) })
     }
 }
 
@@ -147,4 +213,45 @@ pub fn named(names: &[String]) -> Result<Vec<&'static Scenario>, Fault> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(name: &str) -> &'static Scenario {
+        named(&[name.to_owned()]).unwrap()[0]
+    }
+
+    #[test]
+    fn names_are_known_once_each_and_clusters_are_of_one_or_three() {
+        let names: Vec<_> = ALL.iter().map(|scenario| scenario.name.to_owned()).collect();
+        assert_eq!(named(&names).unwrap().len(), ALL.len());
+        for scenario in ALL {
+            assert!([1, 3].contains(&scenario.nodes) && scenario.divide > 0 && !scenario.phases().is_empty());
+            // A proxy stands in front of one node.
+            assert!(scenario.rtt_ms == 0 || scenario.nodes == 1, "{}", scenario.name);
+        }
+        let fault = named(&["telemetrie".to_owned()]).unwrap_err();
+        assert!(
+            matches!(&fault, Fault::Usage(text) if text.contains("there are telemetry, telemetry-pool")),
+            "{fault:?}"
+        );
+    }
+
+    #[test]
+    fn a_scenario_makes_its_own_counts() {
+        assert_eq!(one("telemetry-12").counts(&[2_000_000, 12_000_000]), [1_000_000, 6_000_000]);
+        assert_eq!(one("waited").counts(&[100]), [1], "never nothing");
+    }
+
+    #[test]
+    fn one_core_is_busy_with_both_and_waiting_scenarios_need_not_be() {
+        assert_eq!(one("telemetry").busy(0.6, 0.5), Some(0.6));
+        assert_eq!(one("brokers-3").busy(0.6, 0.97), Some(0.97));
+        assert_eq!(one("telemetry-one-core").busy(0.6, 0.375), Some(0.975));
+        for name in ["rtt-20", "waited", "paced", "idle-1000"] {
+            assert_eq!(one(name).busy(0.1, 0.1), None, "{name}");
+        }
+    }
 }

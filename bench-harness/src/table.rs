@@ -4,6 +4,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::report::{BUSY_MIN, Flag, Report, Row, WIRE_MAX, fact, grouped, mib};
 use crate::sample::Sample;
+use crate::scenario::Mode;
 use crate::stats::Spread;
 
 /// A column: its head and what stands in it.
@@ -28,6 +29,7 @@ pub const COLUMNS: &[Column] = &[
         let part = |value: f64| format!("{value:.2}");
         format!("{}/{}", cell(row, |sample| Some(sample.client_busy()), part), cell(row, Sample::broker_busy, part))
     }),
+    ("what counts", aim),
     ("records/batch", |row| cell(row, Sample::messages_per_batch, grouped)),
     ("requests", |row| cell(row, |sample| (sample.long.requests > 0.0).then_some(sample.long.requests), grouped)),
     ("wire B/record", |row| cell(row, Sample::wire_bytes_per_message, |bytes| format!("{bytes:.1}"))),
@@ -44,6 +46,16 @@ pub const COLUMNS: &[Column] = &[
 
 /// Heads of columns that only the page has: a terminal is not that wide.
 const PAGE_ONLY: &[&str] = &["expected", "start CPU ms", "broker us/record", "switches", "ack ms p50/p99/p99.9"];
+
+/// The figure that a scenario is about, where that is not the CPU of a record.
+fn aim(row: &Row<'_>) -> String {
+    match row.first.scenario.mode {
+        Mode::Idle(_) => {
+            cell(row, |sample| Some(sample.client_busy() * 100.0), |busy| format!("{busy:.2} % of a core"))
+        }
+        _ => cell(row, Sample::batches_per_rtt, |count| format!("{count:.2} batches/RTT")),
+    }
+}
 
 fn none() -> String {
     "-".to_owned()

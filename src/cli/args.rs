@@ -51,6 +51,8 @@ pub enum Command {
     Topics(TopicsCommand),
     /// Run the embedded broker: a strict single-process Kafka broker that keeps its logs in memory.
     Broker(BrokerArgs),
+    /// Delay what passes between clients and one broker, which must tell its clients to come here (its advertised listener).
+    Proxy(ProxyArgs),
     /// Show settings: all of them, or one with its meaning.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -419,6 +421,22 @@ pub struct BrokerArgs {
     #[arg(long, value_enum, default_value_t = Validate::Full)]
     pub validate: Validate,
     /// End when standard input ends: for programs that run a broker as their child.
+    #[arg(long)]
+    pub exit_with_stdin: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ProxyArgs {
+    /// Where it listens; port 0 is any.
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "HOST:PORT")]
+    pub listen: String,
+    /// The broker.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub to: String,
+    /// How much longer every byte takes, each way, in milliseconds: half of a round trip.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub delay_ms: u64,
+    /// End when standard input ends: for programs that run a proxy as their child.
     #[arg(long)]
     pub exit_with_stdin: bool,
 }

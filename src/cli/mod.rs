@@ -64,6 +64,7 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
             commands::topics::run(args, &settings(bootstrap.as_deref())?, output)
         }
         Command::Broker(args) => commands::broker::run(&args, output),
+        Command::Proxy(args) => commands::proxy::run(&args, output),
         Command::Config(args) => commands::config::run(args, &settings(None)?, output),
         Command::Doctor => commands::doctor::run(&settings(None)?, output),
         Command::Wire(args) => commands::wire::run(args),

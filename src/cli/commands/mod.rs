@@ -8,5 +8,6 @@ pub mod config;
 pub mod consume;
 pub mod doctor;
 pub mod produce;
+pub mod proxy;
 pub mod topics;
 pub mod wire;
