@@ -19,6 +19,7 @@ mod fault;
 mod html;
 mod machine;
 mod peer;
+mod published;
 mod report;
 mod run;
 mod running;
@@ -94,7 +95,8 @@ pub struct RunArgs {
     /// Also what is of one peer only and compares nobody (see `list`).
     #[arg(long)]
     pub aside: bool,
-    /// Why a peer is more than 15 % off the ratio to franz-go that others measured; without it such a run fails.
+    /// Why a peer is more than 15 % off the ratio to franz-go that others measured, or the floor more than 5 % slower than
+    /// when it was last published; without it such a run fails.
     #[arg(long, value_name = "PEER=REASON", value_parser = reason)]
     pub accept: Vec<(String, String)>,
     /// Clients on one core, the broker on another: the default.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::expected;
 use crate::fault::Fault;
 use crate::peer::{FLOOR, Phase, REFERENCE};
+use crate::published::Floors;
 use crate::sample::{FIGURES, Sample, figure};
 use crate::stats::Spread;
 use crate::workload::Workload;
@@ -26,6 +27,8 @@ pub struct Report {
     pub facts: Value,
     /// Peers that may be off their expected ratio, with the reason.
     pub accepted: Vec<(String, String)>,
+    /// What the floor was when it was last published.
+    pub floors: Floors,
 }
 
 /// The samples of one scenario, phase, peer and variant, and what they come to.
@@ -55,6 +58,8 @@ pub enum Flag {
     Wire,
     /// Further off its expected ratio to franz-go than it may be; with the accepted reason.
     OffRatio(Option<String>),
+    /// A floor that is slower than the last published one; with the accepted reason.
+    SlowerFloor(Option<String>),
     /// The pool of records is in the memory shown.
     RssHoldsPool,
 }
@@ -67,6 +72,8 @@ impl Flag {
             Self::Wire => "wire",
             Self::OffRatio(None) => "off-ratio",
             Self::OffRatio(Some(_)) => "off-ratio-accepted",
+            Self::SlowerFloor(None) => "slower-floor",
+            Self::SlowerFloor(Some(_)) => "slower-floor-accepted",
             Self::RssHoldsPool => "rss-holds-pool",
         }
     }
@@ -124,9 +131,10 @@ impl Row<'_> {
             }
         }
         result["flags"] = json!(self.flags.iter().map(Flag::name).collect::<Vec<_>>());
-        if let Some(reason) =
-            self.flags.iter().find_map(|flag| if let Flag::OffRatio(Some(reason)) = flag { Some(reason) } else { None })
-        {
+        if let Some(reason) = self.flags.iter().find_map(|flag| match flag {
+            Flag::OffRatio(reason) | Flag::SlowerFloor(reason) => reason.as_ref(),
+            _ => None,
+        }) {
             result["accepted"] = json!(reason);
         }
         result["settings"] = first.settings.clone();
@@ -171,6 +179,11 @@ impl Report {
         let first = row.first;
         row.to_reference = self.ratio(row, REFERENCE);
         row.to_floor = self.ratio(row, FLOOR);
+        let reason =
+            || self.accepted.iter().find(|(peer, _)| peer == first.peer.name).map(|(_, reason)| reason.clone());
+        if first.peer.name == FLOOR && slower_than(&self.floors, row).is_some() {
+            row.flags.push(Flag::SlowerFloor(reason()));
+        }
         if !first.peer.has_broker() {
             return;
         }
@@ -188,8 +201,7 @@ impl Report {
         if let Some((found, expected)) = row.to_reference.zip(row.expected)
             && expected::is_off(found.median, expected)
         {
-            let reason = self.accepted.iter().find(|(peer, _)| peer == first.peer.name);
-            row.flags.push(Flag::OffRatio(reason.map(|(_, reason)| reason.clone())));
+            row.flags.push(Flag::OffRatio(reason()));
         }
         if first.scenario.workload == Workload::TelemetryPool && step.phase == Phase::Produce {
             row.flags.push(Flag::RssHoldsPool);
@@ -223,11 +235,18 @@ impl Report {
         Spread::of(row.samples.iter().filter_map(|sample| ratio(sample)))
     }
 
-    /// Peers that are off their expected ratio without a reason: such a run is not to be published.
+    /// Peers that are off their expected ratio without a reason, and a floor that became slower: such a run is not to be
+    /// published.
     pub fn check_ratios(&self) -> Result<(), Fault> {
         let rows = self.rows();
-        let off: Vec<String> =
+        let mut off: Vec<String> =
             rows.iter().filter(|row| row.flags.contains(&Flag::OffRatio(None))).map(off_in_words).collect();
+        let slower = rows.iter().filter(|row| row.flags.contains(&Flag::SlowerFloor(None)));
+        off.extend(slower.filter_map(|row| {
+            let (now, then) = slower_than(&self.floors, row)?;
+            let (scenario, phase) = (row.first.scenario.name, row.first.step.phase);
+            Some(format!("{scenario} {phase} {}: {now:.3} us a record, last published {then:.3}", row.who()))
+        }));
         if off.is_empty() {
             return Ok(());
         }
@@ -240,6 +259,14 @@ impl Report {
         report["results"] = json!(self.rows().iter().map(Row::json).collect::<Vec<_>>());
         report
     }
+}
+
+/// What a floor costs now, and what it cost when it was published, if that was less.
+fn slower_than(floors: &Floors, row: &Row<'_>) -> Option<(f64, f64)> {
+    let now = row.of(|sample| Some(sample.cpu_us()))?.median;
+    let step = row.first.step;
+    let then = floors.faster_than([row.first.scenario.name, &step.phase.to_string(), step.variant], now)?;
+    Some((now, then))
 }
 
 fn off_in_words(row: &Row<'_>) -> String {
@@ -389,6 +416,25 @@ pub mod tests {
             (&pooled["flags"], &pooled["accepted"]),
             (&json!(["off-ratio-accepted"]), &json!("records are small"))
         );
+    }
+
+    #[test]
+    fn a_slower_floor_fails_until_explained() {
+        let mut report = Report::default();
+        for round in 0..3 {
+            let us = |us: f64| [2 * M, 12 * M].map(|n| (n, us * n as f64 / 1e6, us * n as f64 / 1e6));
+            report.samples.push(sample("floor", Phase::Produce, 0, round, &us(0.30)));
+        }
+        let published = |us: f64| Floors::of(["telemetry", "produce", ""], us);
+        for (us, slower) in [(0.29, false), (0.28, true)] {
+            report.floors = published(us);
+            assert_eq!(report.rows()[0].flags, if slower { vec![Flag::SlowerFloor(None)] } else { vec![] });
+        }
+        let fault = report.check_ratios().unwrap_err();
+        assert!(fault.text().contains("telemetry produce floor: 0.300 us a record, last published 0.280"), "{fault:?}");
+        report.accepted.push(("floor".into(), "it makes headers too".into()));
+        assert_eq!(report.check_ratios(), Ok(()));
+        assert_eq!(report.json()["results"][0]["accepted"], "it makes headers too");
     }
 
     #[test]

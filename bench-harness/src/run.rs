@@ -12,7 +12,8 @@ use crate::broker::{Broker, Proxy};
 use crate::counts::Reader;
 use crate::fault::Fault;
 use crate::machine::{self, Cores, cpu_of};
-use crate::peer::{self, Job, Peer, Phase, REFERENCE, Step};
+use crate::peer::{self, FLOOR, Job, Peer, Phase, REFERENCE, Step};
+use crate::published::Floors;
 use crate::report::Report;
 use crate::running::Running;
 use crate::sample::{Sample, Take};
@@ -89,6 +90,10 @@ pub fn run(args: &RunArgs) -> Result<Report, Fault> {
         }
     }
     let mut machine = machine::facts();
+    if args.peers.iter().any(|peer| peer == FLOOR) {
+        let runs = root.join("bench-harness/runs");
+        report.floors = Floors::read(&runs, &machine["processor"], args.messages.len() == 2)?;
+    }
     machine["load_before"] = json!(load_before);
     machine["load_after"] = json!(machine::load());
     machine["client_core"] = json!(cores.map(|cores| cores.client));

@@ -113,7 +113,7 @@ pub fn rules(report: &Report) -> Vec<String> {
         format!(
             "latency-bound: neither client nor broker used {:.0} % of a core, so records/s says little. wire: more than \
              {WIRE_MAX} of the median peer's bytes. off-ratio: more than 15 % off what others measured of this peer \
-             beside franz-go. The floor has no sockets",
+             beside franz-go. slower-floor: more than 5 % over the last published run. The floor has no sockets",
             BUSY_MIN * 100.0
         ),
     ]

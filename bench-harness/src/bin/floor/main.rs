@@ -128,6 +128,11 @@ mod tests {
     }
 
     #[test]
+    fn the_hot_loops_stay_short() {
+        assert!(include_str!("hot.rs").lines().count() <= 150);
+    }
+
+    #[test]
     fn words_that_make_no_sense_are_refused() {
         for words in ["produce 7 telemetry gzip", "produce x telemetry lz4", "read 7 telemetry lz4", "produce 7"] {
             assert!(job_of(words).is_none(), "{words}");
