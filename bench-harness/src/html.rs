@@ -52,7 +52,7 @@ fn bars(out: &mut String, title: &str, bars: &[(&Row<'_>, Spread)], shown: fn(f6
     for (place, (row, spread)) in bars.iter().enumerate() {
         let (y, at) = (place as f64 * LINE + 4.0, |value: f64| LABEL + value.max(0.0) / most * BAR);
         let colour = match row.first.peer.name {
-            "ottla" => "#1a7f5a",
+            "ottla" | "ottla-lib" => "#1a7f5a",
             FLOOR => "#c5ccd3",
             _ => "#6f86b5",
         };
@@ -90,7 +90,7 @@ fn table(out: &mut String, rows: &[&Row<'_>]) {
     }
     out.push_str("</tr></thead><tbody>");
     for row in rows {
-        out.push_str(if row.first.peer.name == "ottla" { "<tr class=\"own\">" } else { "<tr>" });
+        out.push_str(if matches!(row.first.peer.name, "ottla" | "ottla-lib") { "<tr class=\"own\">" } else { "<tr>" });
         for (head, cell) in columns {
             let class = if *head == "flags" { " class=\"flag\"" } else { "" };
             let _ = write!(out, "<td{class}>{}</td>", escaped(&cell(row)));

@@ -1,7 +1,8 @@
 //! The peers: how each is built, and with which words it runs a phase.
 //!
 //! A peer is a program that runs one phase and prints one JSON object, `{"settings":{..},"phases":[{..}]}`, as
-//! `ottla bench --json` does. Adding one is a line in [`ALL`] and a program under `bench-harness/peers`.
+//! `ottla bench --json` does. Adding one is a line in [`ALL`] and a program under `bench-harness/peers`. The words that all
+//! of them take stand at the head of `bench-harness/peers/common.rs`.
 
 use std::fmt;
 use std::fs;
@@ -100,6 +101,17 @@ pub const ALL: &[Peer] = &[
             Step::new(Phase::Consume, "", &["--verify", "sum"]),
             Step::new(Phase::Consume, "LocalEngine", &["--local", "--verify", "sum"]),
             Step::aside(Phase::Consume, "all compared", &["--verify", "full"]),
+        ],
+    },
+    Peer {
+        name: "ottla-lib",
+        what: "the same in a program that links the library only: CPU and memory of an embedding service",
+        kind: Kind::Crate,
+        steps: &[
+            Step::new(Phase::Produce, "", &[]),
+            Step::new(Phase::Produce, "LocalEngine", &["-local", "yes"]),
+            Step::new(Phase::Consume, "", &[]),
+            Step::new(Phase::Consume, "LocalEngine", &["-local", "yes"]),
         ],
     },
     Peer {
@@ -256,6 +268,9 @@ impl Peer {
                     Mode::Waited => _ = command.args(["-mode", "waited"]),
                     Mode::Paced(rate) => _ = command.args(["-mode", &format!("paced:{rate}")]),
                 }
+                if let Some(backend) = scenario.backend.filter(|_| self.name == "ottla-lib") {
+                    command.args(["-backend", backend]);
+                }
             }
             Kind::Floor => {
                 command.args([&phase, &messages, &workload, scenario.compression]);
@@ -321,7 +336,10 @@ mod tests {
         let found: Vec<_> = named(&names).unwrap().iter().map(|peer| peer.name).collect();
         assert_eq!(found, ["ottla", "franz-go"]);
         let fault = named(&["kafkajs".to_owned()]).unwrap_err();
-        assert!(matches!(&fault, Fault::Usage(text) if text.contains("there are ottla, franz-go, java")), "{fault:?}");
+        assert!(
+            matches!(&fault, Fault::Usage(text) if text.contains("there are ottla, ottla-lib, franz-go")),
+            "{fault:?}"
+        );
     }
 
     #[test]

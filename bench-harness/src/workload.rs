@@ -8,6 +8,8 @@
 pub const NAMES: [&[u8]; 3] = [b"correlationid", b"client_id", b"app_version"];
 /// Records in the pool: 64 MiB at 261 bytes of key, value and headers, and some more.
 pub const POOL_RECORDS: u64 = 262_144;
+/// Different records of [`Workload::Klife`], made beforehand too.
+pub const KLIFE_RECORDS: u64 = 1_024;
 
 /// A known stream of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,12 +20,24 @@ pub enum Workload {
     TelemetryPool,
     /// Values of this many random bytes; no key, no headers.
     Fixed(u32),
+    /// Klife's: 50 random bytes of key, 1,000 of value, no headers; [`KLIFE_RECORDS`] of them, in turn.
+    #[allow(dead_code, reason = "some of the programs that include this send it")]
+    Klife,
 }
 
 impl Workload {
+    /// After so many records their contents come again; `None` where they never do.
+    pub fn period(self) -> Option<u64> {
+        match self {
+            Self::TelemetryPool => Some(POOL_RECORDS),
+            Self::Klife => Some(KLIFE_RECORDS),
+            Self::Telemetry | Self::Fixed(_) => None,
+        }
+    }
+
     /// The index whose content record `index` has.
     pub fn content_index(self, index: u64) -> u64 {
-        if self == Self::TelemetryPool { index % POOL_RECORDS } else { index }
+        self.period().map_or(index, |period| index % period)
     }
 }
 
@@ -33,6 +47,7 @@ impl std::fmt::Display for Workload {
             Self::Telemetry => f.write_str("telemetry"),
             Self::TelemetryPool => f.write_str("telemetry-pool"),
             Self::Fixed(size) => write!(f, "fixed:{size}"),
+            Self::Klife => f.write_str("klife"),
         }
     }
 }
@@ -55,21 +70,36 @@ fn random(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// The partition that Klife's record `index` is sent to; its topic is the third of them that `index % 3` says.
+#[allow(dead_code, reason = "some of the programs that include this send it")]
+pub fn klife_partition(index: u64, partitions: i32) -> i32 {
+    let mut state = index;
+    (random(&mut state) % partitions.max(1) as u64) as i32
+}
+
+/// `size` bytes: `index`, and random ones from `state` on. Returns the state behind them.
+fn fill(out: &mut Vec<u8>, mut state: u64, index: u64, size: usize) -> u64 {
+    out.extend_from_slice(&index.to_be_bytes());
+    while out.len() < size {
+        out.extend_from_slice(&random(&mut state).to_le_bytes());
+    }
+    out.truncate(size);
+    state
+}
+
 impl Content {
     /// Makes record `index`.
     pub fn make(&mut self, workload: Workload, index: u64) {
         let Self { key, value, correlation } = self;
         [&mut *key, &mut *value, correlation].into_iter().for_each(Vec::clear);
         match workload {
-            Workload::Fixed(size) => {
-                let mut state = index;
-                value.extend_from_slice(&index.to_be_bytes());
-                while value.len() < size as usize {
-                    value.extend_from_slice(&random(&mut state).to_le_bytes());
-                }
-                value.truncate(size as usize);
+            Workload::Fixed(size) => _ = fill(value, index, index, size as usize),
+            Workload::Klife => {
+                let index = workload.content_index(index);
+                let state = fill(value, index, index, 1_000);
+                fill(key, state, index, 50);
             }
-            _ => self.make_telemetry(workload.content_index(index)),
+            Workload::Telemetry | Workload::TelemetryPool => self.make_telemetry(workload.content_index(index)),
         }
     }
 

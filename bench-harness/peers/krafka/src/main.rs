@@ -6,10 +6,11 @@ mod common;
 #[path = "../../../src/workload.rs"]
 mod workload;
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use common::{ACK_SAMPLE, Job, Meter, Told, sum_of};
+use common::{Acks as Timed, Job, Meter, Told, sum_of};
 use krafka::consumer::AutoOffsetReset;
 use krafka::producer::Acks;
 use krafka::{Compression, Kafka, Record};
@@ -19,12 +20,13 @@ use workload::Content;
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
-    let job = Job::read()?;
+    let job = Job::read()?.without_klife()?;
     let meter = Meter::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let told = runtime.block_on(async { if job.produces { produce(&job).await } else { consume(&job).await } })?;
+    let cost = meter.end();
     let settings = if job.produces {
-        json!({"linger_ms": job.linger.as_millis() as u64, "batch_size": 1_000_000, "buffer_memory": 32 << 20,
+        json!({"linger_ms": job.linger.as_millis() as u64, "batch_size": job.batch_size, "buffer_memory": 32 << 20,
             "acks": "all", "idempotence": true, "compression": job.compression})
     } else {
         json!({"assignment": "manual", "max_poll_records": 10_000, "max_buffered_records": 20_000,
@@ -34,7 +36,7 @@ fn main() -> Result<(), Failure> {
     if let (Some(all), Some(more)) = (all.as_object_mut(), settings.as_object()) {
         all.extend(more.clone());
     }
-    meter.report(&job, all, told);
+    cost.report(&job, all, told);
     Ok(())
 }
 
@@ -42,10 +44,11 @@ async fn produce(job: &Job) -> Result<Told, Failure> {
     let kafka = Kafka::builder(job.bootstrap.as_str()).client_id("bench").connect().await?;
     let compression = if job.compression == "lz4" { Compression::Lz4 } else { Compression::None };
     let producer = kafka.producer().acks(Acks::All).idempotent(true).compression(compression);
-    let producer = producer.linger(job.linger).batch_size(1_000_000).buffer_memory(32 << 20).build().await?;
-    // Whoever waits for a sampled record tells how long it took.
-    let mut acks_us = Vec::new();
-    let mut waiting = Vec::new();
+    let producer =
+        producer.linger(job.linger).batch_size(job.batch_size as usize).buffer_memory(32 << 20).build().await?;
+    // A task that waits for a timed record tells how long it took, and is gone.
+    let timed = Arc::new(Mutex::new(Timing { acks: Timed::new()?, missing: 0, error: None }));
+    let timing = || timed.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut made, mut room) = (Content::default(), BytesMut::new());
     let mut pool: Vec<[Bytes; 3]> = Vec::new();
     for index in 0..job.pooled() {
@@ -71,24 +74,51 @@ async fn produce(job: &Job) -> Result<Told, Failure> {
         let sent = due.unwrap_or_else(Instant::now);
         if job.waited {
             let _where = producer.send(record).await?;
-            acks_us.push(sent.elapsed().as_micros() as u64);
+            timing().acks.add(sent.elapsed());
             continue;
         }
         let handle = producer.enqueue(record).await?;
-        if due.is_some() || index % ACK_SAMPLE == 0 {
-            waiting.push(tokio::spawn(async move { handle.await.map(|_| sent.elapsed().as_micros() as u64) }));
+        if job.times(index) {
+            timing().missing += 1;
+            let timed = Arc::clone(&timed);
+            tokio::spawn(async move {
+                let outcome = handle.await;
+                let mut timing = timed.lock().unwrap_or_else(PoisonError::into_inner);
+                timing.missing -= 1;
+                match outcome {
+                    Ok(_) => timing.acks.add(sent.elapsed()),
+                    Err(error) => timing.error = Some(error.to_string()),
+                }
+            });
         }
     }
     producer.flush().await?;
-    for one in waiting {
-        acks_us.push(one.await??);
+    while timing().missing > 0 {
+        tokio::task::yield_now().await;
+    }
+    let Timing { acks, error, .. } =
+        std::mem::replace(&mut *timing(), Timing { acks: Timed::new()?, missing: 0, error: None });
+    if let Some(error) = error {
+        return Err(error.into());
     }
     let metrics = producer.metrics().producer;
     producer.close().await?;
     if metrics.errors > 0 {
         return Err(format!("{} records failed", metrics.errors).into());
     }
-    Ok(Told { batches: metrics.batches_sent, wire_bytes: metrics.compressed_bytes, acks_us, ..Told::default() })
+    Ok(Told {
+        batches: metrics.batches_sent,
+        wire_bytes: metrics.compressed_bytes,
+        acks: Some(acks),
+        ..Told::default()
+    })
+}
+
+/// Of the records that are timed.
+struct Timing {
+    acks: Timed,
+    missing: u64,
+    error: Option<String>,
 }
 
 /// A copy of `part` in memory that is shared with what comes before and behind it: one allocation for many records.

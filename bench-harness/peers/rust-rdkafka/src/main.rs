@@ -3,6 +3,7 @@
 
 #[path = "../../common.rs"]
 mod common;
+mod klife;
 #[path = "../../../src/workload.rs"]
 mod workload;
 
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::{ACK_SAMPLE, Job, Meter, Told, sum_of};
+use common::{Acks, Job, Meter, Mode, Told, sum_of};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -20,14 +21,57 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use workload::Content;
 
-type Failure = Box<dyn std::error::Error>;
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What librdkafka is asked for its value of, set or not.
+const PRODUCER_SETTINGS: &[&str] = &[
+    "linger.ms",
+    "batch.size",
+    "batch.num.messages",
+    "compression.codec",
+    "enable.idempotence",
+    "request.required.acks",
+    "max.in.flight.requests.per.connection",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.kbytes",
+    "message.timeout.ms",
+    "partitioner",
+    "socket.nagle.disable",
+];
+const CONSUMER_SETTINGS: &[&str] = &[
+    "group.id",
+    "enable.auto.commit",
+    "queued.min.messages",
+    "queued.max.messages.kbytes",
+    "fetch.queue.backoff.ms",
+    "fetch.wait.max.ms",
+    "fetch.max.bytes",
+    "max.partition.fetch.bytes",
+    "check.crcs",
+    "socket.nagle.disable",
+];
 
 /// What came back.
-#[derive(Default)]
 struct Outcomes {
     acked: AtomicU64,
     failed: AtomicU64,
-    acks_us: Mutex<Vec<u64>>,
+    acks: Mutex<Acks>,
+}
+
+impl Outcomes {
+    fn new() -> Result<Self, Failure> {
+        Ok(Self { acked: AtomicU64::new(0), failed: AtomicU64::new(0), acks: Mutex::new(Acks::new()?) })
+    }
+
+    /// Once all is acknowledged.
+    fn told(&self) -> Result<Told, Failure> {
+        let failed = self.failed.load(Ordering::Relaxed);
+        if failed > 0 {
+            return Err(format!("{failed} records failed").into());
+        }
+        let acks = std::mem::replace(&mut *self.acks.lock().unwrap_or_else(PoisonError::into_inner), Acks::new()?);
+        Ok(Told { messages: Some(self.acked.load(Ordering::Acquire)), acks: Some(acks), ..Told::default() })
+    }
 }
 
 #[derive(Clone)]
@@ -48,8 +92,8 @@ impl ProducerContext for Context {
             self.outcomes.failed.fetch_add(1, Ordering::Relaxed);
         }
         if sent_us > 0 {
-            let took = (self.start.elapsed().as_micros() as u64).saturating_sub(sent_us as u64);
-            self.outcomes.acks_us.lock().unwrap_or_else(PoisonError::into_inner).push(took);
+            let took = self.start.elapsed().saturating_sub(Duration::from_micros(sent_us as u64));
+            self.outcomes.acks.lock().unwrap_or_else(PoisonError::into_inner).add(took);
         }
         self.outcomes.acked.fetch_add(1, Ordering::Release);
     }
@@ -57,44 +101,85 @@ impl ProducerContext for Context {
 
 fn main() -> Result<(), Failure> {
     let job = Job::read()?;
-    let linger = job.linger.as_millis().to_string();
-    let settings: &[(&str, &str)] = if job.produces {
-        &[
-            ("linger.ms", &linger),
-            ("batch.size", "1000000"),
-            ("batch.num.messages", "10000"),
-            ("compression.type", &job.compression),
-            ("enable.idempotence", "true"),
-            ("acks", "all"),
-        ]
-    } else {
-        // Nobody joins this group: partitions are assigned by hand.
-        &[
-            ("group.id", "bench"),
-            ("enable.auto.commit", "false"),
-            ("queued.min.messages", "1000000"),
-            ("fetch.queue.backoff.ms", "1"),
-            ("check.crcs", "true"),
-        ]
-    };
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &job.bootstrap);
-    let mut all =
-        json!({"peer": "rust-rdkafka", "version": "0.39.0", "librdkafka": rdkafka::util::get_rdkafka_version().1});
-    for (name, value) in settings {
-        config.set(*name, *value);
-        all[*name] = Value::from(*value);
-    }
     let meter = Meter::start();
-    let told = if job.produces { produce(&job, &config)? } else { consume(&job, &config)? };
-    meter.report(&job, all, told);
+    let told = match (job.produces, job.mode) {
+        (false, _) => consume(&job)?,
+        (true, Mode::Mixed) => std::thread::scope(|scope| {
+            let reader = scope.spawn(|| consume(&job));
+            let sent = produce(&job)?;
+            let read = reader.join().map_err(|_| "the reader panicked")??;
+            Ok::<_, Failure>(Told { sum: read.sum, ..sent })
+        })?,
+        (true, Mode::KlifeSync(workers)) => klife::sync(&job, workers)?,
+        (true, Mode::KlifeAsync(tasks)) => klife::tasks(&job, tasks)?,
+        (true, _) => produce(&job)?,
+    };
+    let cost = meter.end();
+    let mut all = json!({"peer": "rust-rdkafka", "version": "0.39.0", "assignment": "manual",
+        "librdkafka": rdkafka::util::get_rdkafka_version().1});
+    effective(&mut all, &producer_config(&job), job.produces.then_some(PRODUCER_SETTINGS))?;
+    let reads = !job.produces || job.mode == Mode::Mixed;
+    effective(&mut all, &consumer_config(&job), reads.then_some(CONSUMER_SETTINGS))?;
+    cost.report(&job, all, told);
     Ok(())
 }
 
-fn produce(job: &Job, config: &ClientConfig) -> Result<Told, Failure> {
-    let (start, outcomes) = (Instant::now(), Arc::new(Outcomes::default()));
+fn effective(all: &mut Value, config: &ClientConfig, names: Option<&[&str]>) -> Result<(), Failure> {
+    let config = config.create_native_config()?;
+    for name in names.unwrap_or_default() {
+        all[*name] = Value::from(config.get(name)?);
+    }
+    Ok(())
+}
+
+fn producer_config(job: &Job) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &job.bootstrap)
+        .set("linger.ms", job.linger.as_millis().to_string())
+        .set("batch.size", job.batch_size.to_string())
+        .set("batch.num.messages", "10000")
+        .set("compression.type", &job.compression)
+        .set("enable.idempotence", "true")
+        .set("acks", "all");
+    if let Some(most) = job.in_flight {
+        config.set("max.in.flight.requests.per.connection", most.to_string());
+    }
+    config
+}
+
+fn consumer_config(job: &Job) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    // Nobody joins this group: partitions are assigned by hand.
+    config
+        .set("bootstrap.servers", &job.bootstrap)
+        .set("group.id", "bench")
+        .set("enable.auto.commit", "false")
+        .set("queued.min.messages", "1000000")
+        .set("fetch.queue.backoff.ms", "1")
+        .set("check.crcs", "true");
+    config
+}
+
+/// The producer's queue has room for it again at some time.
+fn send<'a, C>(producer: &ThreadedProducer<C>, mut record: BaseRecord<'a, [u8], [u8], usize>) -> Result<(), Failure>
+where
+    C: ProducerContext<DeliveryOpaque = usize> + 'static,
+{
+    while let Err((error, back)) = producer.send(record) {
+        if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) {
+            return Err(error.into());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        record = back;
+    }
+    Ok(())
+}
+
+fn produce(job: &Job) -> Result<Told, Failure> {
+    let (start, outcomes) = (Instant::now(), Arc::new(Outcomes::new()?));
     let context = Context { outcomes: Arc::clone(&outcomes), start };
-    let producer: ThreadedProducer<Context> = config.create_with_context(context)?;
+    let producer: ThreadedProducer<Context> = producer_config(job).create_with_context(context)?;
     let acked = || outcomes.acked.load(Ordering::Acquire);
     let mut made = Content::default();
     for index in 0..job.messages {
@@ -105,25 +190,18 @@ fn produce(job: &Job, config: &ClientConfig) -> Result<Told, Failure> {
             std::thread::sleep(left);
         }
         let content = job.content(index, &mut made);
-        let timed = due.is_some() || job.waited || index % ACK_SAMPLE == 0;
         let sent = due.unwrap_or_else(Instant::now).saturating_duration_since(start).as_micros() as usize;
-        let sent_us = if timed { sent.max(1) } else { 0 };
-        let mut record = BaseRecord::with_opaque_to(&job.topic, sent_us).payload(&content.value);
+        let sent_us = if job.times(index) { sent.max(1) } else { 0 };
+        let mut record = BaseRecord::with_opaque_to(&job.topic, sent_us).payload(content.value.as_slice());
         record = record.timestamp(job.timestamp(index));
         if !content.key.is_empty() {
             let mut headers = OwnedHeaders::new_with_capacity(3);
             for (name, value) in content.headers() {
                 headers = headers.insert(Header { key: std::str::from_utf8(name)?, value: Some(value) });
             }
-            record = record.key(&content.key).headers(headers);
+            record = record.key(content.key.as_slice()).headers(headers);
         }
-        while let Err((error, back)) = producer.send(record) {
-            if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) {
-                return Err(error.into());
-            }
-            std::thread::sleep(Duration::from_millis(1));
-            record = back;
-        }
+        send(&producer, record)?;
         while job.waited && acked() <= index {
             std::thread::sleep(Duration::from_micros(20));
         }
@@ -133,16 +211,11 @@ fn produce(job: &Job, config: &ClientConfig) -> Result<Told, Failure> {
     while acked() < job.messages {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let failed = outcomes.failed.load(Ordering::Relaxed);
-    if failed > 0 {
-        return Err(format!("{failed} records failed").into());
-    }
-    let acks_us = std::mem::take(&mut *outcomes.acks_us.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(Told { acks_us, ..Told::default() })
+    outcomes.told()
 }
 
-fn consume(job: &Job, config: &ClientConfig) -> Result<Told, Failure> {
-    let consumer: BaseConsumer = config.create()?;
+fn consume(job: &Job) -> Result<Told, Failure> {
+    let consumer: BaseConsumer = consumer_config(job).create()?;
     let mut all = TopicPartitionList::new();
     for partition in 0..job.partitions {
         all.add_partition_offset(&job.topic, partition, Offset::Beginning)?;
