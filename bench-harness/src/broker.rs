@@ -22,6 +22,8 @@ pub struct Broker {
     pub bootstrap: String,
     /// Its processes, where they are known.
     pub pids: Vec<u32>,
+    /// It drops what it gets and replays what it kept: every topic exists, nothing is created.
+    pub sink: bool,
     /// Its second listener: where clients of that are told to come to, and where it is.
     proxied: Option<(String, String)>,
     /// What ends with us.
@@ -45,7 +47,14 @@ struct Ending(Child);
 impl Broker {
     /// Somebody else's brokers.
     pub fn given(bootstrap: &str, pids: &[u32]) -> Self {
-        Self { name: "given".into(), bootstrap: bootstrap.into(), pids: pids.to_vec(), proxied: None, _ending: None }
+        Self {
+            name: "given".into(),
+            bootstrap: bootstrap.into(),
+            pids: pids.to_vec(),
+            sink: false,
+            proxied: None,
+            _ending: None,
+        }
     }
 
     /// A real Kafka of so many nodes, by `ci/kafka`.
@@ -63,8 +72,14 @@ impl Broker {
             .spawn()
             .map_err(Fault::failed("cannot start sh"))?;
         let _ending = Some(Ending(guard));
-        let mut broker =
-            Self { name: String::new(), bootstrap: String::new(), pids: Vec::new(), proxied: None, _ending };
+        let mut broker = Self {
+            name: String::new(),
+            bootstrap: String::new(),
+            pids: Vec::new(),
+            sink: false,
+            proxied: None,
+            _ending,
+        };
         let mut start = Command::new(&program);
         start.args(["start", "--nodes", &nodes.to_string(), "--steady", "--json", "--dir"]).arg(&scratch);
         if nodes == 1 {
@@ -96,11 +111,21 @@ impl Broker {
         let (ready, pid, ending) = start_child(core, &mut command)?;
         let (pids, _ending) = (vec![pid], Some(ending));
         let bootstrap = ready["bootstrap"].as_str().unwrap_or_default().to_owned();
-        let broker = Self { name: "ottla's embedded broker".into(), bootstrap, pids, proxied: None, _ending };
+        let broker =
+            Self { name: "ottla's embedded broker".into(), bootstrap, pids, sink: false, proxied: None, _ending };
         if broker.bootstrap.is_empty() {
             return Err(Fault::Failed("the embedded broker did not start; try `ottla broker` to see why".into()));
         }
         Ok(broker)
+    }
+
+    /// The one that is never the limit, `src/bin/sink`.
+    pub fn sink(program: &Path, core: Option<usize>) -> Result<Self, Fault> {
+        let (ready, pid, ending) = start_child(core, &mut Command::new(program))?;
+        let bootstrap = ready["bootstrap"].as_str().map(str::to_owned);
+        let bootstrap = bootstrap.ok_or_else(|| Fault::Failed("the sink did not start".into()))?;
+        let (name, pids, _ending) = ("a sink".into(), vec![pid], Some(ending));
+        Ok(Self { name, bootstrap, pids, sink: true, proxied: None, _ending })
     }
 
     /// A proxy that makes a round trip take so long, by `ottla proxy`; on the broker's core, so that it costs clients

@@ -51,6 +51,15 @@ const RATIOS: &[Row] = &[
     ("r1k", Phase::Consume, "krafka", "", 0.548 / 0.821),
     ("r1k", Phase::Consume, "librdkafka", "", 0.622 / 0.821),
     ("r1k", Phase::Consume, "rskafka", "", 0.851 / 0.821),
+    // Of a sink like ours.
+    ("sink-produce", Phase::Produce, "java", "", 1.023 / 1.113),
+    ("sink-produce", Phase::Produce, "librdkafka", "", 1.772 / 1.113),
+    ("sink-produce", Phase::Produce, "rust-rdkafka", "", 1.772 / 1.113),
+    ("sink-produce", Phase::Produce, "krafka", "", 2.035 / 1.113),
+    ("sink-consume", Phase::Consume, "franz-go", "pooled", 0.401 / 0.466),
+    ("sink-consume", Phase::Consume, "librdkafka", "", 0.572 / 0.466),
+    ("sink-consume", Phase::Consume, "krafka", "", 0.674 / 0.466),
+    ("sink-consume", Phase::Consume, "java", "", 1.038 / 0.466),
 ];
 
 /// The ratio to franz-go that a peer should have; `None` where nobody measured it.

@@ -224,7 +224,7 @@ impl Peer {
     /// Whether a step means something in a scenario.
     pub fn takes_part(&self, step: &Step, scenario: &Scenario) -> bool {
         match scenario.mode {
-            Mode::Full => true,
+            Mode::Full | Mode::Sink(_) => true,
             // Who sends nothing has nothing to wait for.
             Mode::Waited | Mode::Paced(_) => self.has_broker(),
             // Nothing is read that a variant of reading could do otherwise; only where it runs makes a difference.
@@ -250,7 +250,7 @@ impl Peer {
                 command.args(["--messages", &messages, "--partitions", &partitions, "--workload", &workload]);
                 command.args(["--compression", scenario.compression, "--linger-ms", &linger]);
                 match scenario.mode {
-                    Mode::Full | Mode::Idle(_) => {}
+                    Mode::Full | Mode::Sink(_) | Mode::Idle(_) => {}
                     Mode::Waited => _ = command.arg("--waited"),
                     Mode::Paced(rate) => _ = command.args(["--rate", &rate.to_string()]),
                 }
@@ -264,7 +264,7 @@ impl Peer {
                 command.args(["-partitions", &partitions, "-workload", &workload]);
                 command.args(["-compression", scenario.compression, "-linger", &linger]);
                 match scenario.mode {
-                    Mode::Full | Mode::Idle(_) => {}
+                    Mode::Full | Mode::Sink(_) | Mode::Idle(_) => {}
                     Mode::Waited => _ = command.args(["-mode", "waited"]),
                     Mode::Paced(rate) => _ = command.args(["-mode", &format!("paced:{rate}")]),
                 }
@@ -289,7 +289,7 @@ pub fn without_settings(command: &mut Command) {
 }
 
 /// Builds one of our own programs in the release profile.
-fn cargo(root: &Path, name: &str, args: &[&str]) -> Result<PathBuf, Fault> {
+pub fn cargo(root: &Path, name: &str, args: &[&str]) -> Result<PathBuf, Fault> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["build", "--release", "--locked", "--bin", name]).args(args);
     built(command.current_dir(root), name, "or give an ottla with --ottla PATH")?;

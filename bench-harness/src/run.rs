@@ -19,13 +19,16 @@ use crate::running::Running;
 use crate::sample::{Sample, Take};
 use crate::scenario::{self, Mode, Place, Scenario};
 use crate::sums::sum;
-use crate::workload::Workload;
+use crate::workload::{POOL_RECORDS, Workload};
 use crate::{BrokerKind, RunArgs};
 
 /// How long a new topic may be unknown to its broker.
 const TOPIC_SECONDS_MAX: Duration = Duration::from_secs(60);
 /// How long a reader that waits is left alone before its CPU time counts: connections, metadata, what a JVM compiles.
 const SETTLE_SECONDS: u32 = 10;
+
+/// The sink keeps what is sent to this topic; topics `canned-N` are made of it.
+const CANNED: &str = "canned";
 
 /// What all rounds share.
 struct Race<'a> {
@@ -73,6 +76,7 @@ pub fn run(args: &RunArgs) -> Result<Report, Fault> {
     let mut brokers = Vec::new();
     for scenarios in by_cluster(&scenarios, args.bootstrap.is_some()) {
         let broker = match (&args.bootstrap, args.broker) {
+            _ if scenarios[0].nodes == 0 => Broker::sink(&sink_program(&root)?, broker_core)?,
             (Some(bootstrap), _) => Broker::given(bootstrap, &args.broker_pid),
             (None, BrokerKind::Kafka) => Broker::kafka(&root, scenarios[0].nodes, broker_core)?,
             (None, BrokerKind::Embedded) => Broker::embedded(&ottla, broker_core)?,
@@ -109,11 +113,15 @@ pub fn run(args: &RunArgs) -> Result<Report, Fault> {
     Ok(report)
 }
 
-/// One cluster runs at a time: the scenarios of each, in the order of their first ones.
+/// One cluster runs at a time: the scenarios of each, in the order of their first ones. Brokers that are given stand for all
+/// but the sink.
 fn by_cluster(scenarios: &[&'static Scenario], given: bool) -> Vec<Vec<&'static Scenario>> {
     let mut clusters: Vec<Vec<&'static Scenario>> = Vec::new();
     for scenario in scenarios.iter().copied() {
-        match clusters.iter_mut().find(|known| given || known[0].nodes == scenario.nodes) {
+        match clusters.iter_mut().find(|known| {
+            let (one, other) = (known[0].nodes, scenario.nodes);
+            one == other || (given && one > 0 && other > 0)
+        }) {
             Some(known) => known.push(scenario),
             None => clusters.push(vec![scenario]),
         }
@@ -142,6 +150,16 @@ fn root() -> Result<PathBuf, Fault> {
         .ok_or_else(|| Fault::Failed("run it inside the repository: ci/kafka is not found".into()))
 }
 
+/// Built as we are where that is not for figures; else in the release profile.
+fn sink_program(root: &Path) -> Result<PathBuf, Fault> {
+    let beside = std::env::current_exe().map_err(Fault::failed("own program"))?.with_file_name("sink");
+    let for_figures = beside.parent().is_some_and(|directory| directory.ends_with("release"));
+    if beside.is_file() && !for_figures {
+        return Ok(beside);
+    }
+    peer::cargo(root, "sink", &["-p", "bench-harness"])
+}
+
 fn say(args: &RunArgs, text: &str) {
     if !args.quiet {
         eprintln!("bench-harness: {text}");
@@ -151,6 +169,9 @@ fn say(args: &RunArgs, text: &str) {
 impl Race<'_> {
     /// A fresh broker compiles its code while it serves: that is not what is measured.
     fn warm_up(&self, scenarios: &[&'static Scenario]) -> Result<(), Fault> {
+        if self.broker.sink {
+            return self.can(scenarios);
+        }
         let sends = |scenario: &&&Scenario| scenario.phases().contains(&Phase::Produce) && self.args.warm_up > 0;
         let Some(scenario) = scenarios.iter().find(sends) else { return Ok(()) };
         say(self.args, &format!("warming up with {} records", self.args.warm_up));
@@ -166,6 +187,17 @@ impl Race<'_> {
             }
         }
         self.topic("delete", &topic, None)
+    }
+
+    /// Sends the segment that the sink replays.
+    fn can(&self, scenarios: &[&'static Scenario]) -> Result<(), Fault> {
+        let reads = |scenario: &&&Scenario| scenario.phases().contains(&Phase::Consume);
+        let Some(scenario) = scenarios.iter().find(reads) else { return Ok(()) };
+        say(self.args, &format!("{} makes the segment that is replayed", self.source.name));
+        let (writer, write) = self.writer()?;
+        let (bootstrap, topic) = (&self.broker.bootstrap, CANNED);
+        self.take(writer.0, &writer.1, write, Job { bootstrap, topic, messages: POOL_RECORDS, scenario })?;
+        self.check_count(topic, scenario, POOL_RECORDS)
     }
 
     /// Every peer sends, the counts are checked, every peer reads.
@@ -338,6 +370,9 @@ impl Race<'_> {
 
     /// Creates or deletes a topic.
     fn topic(&self, verb: &str, topic: &str, partitions: Option<u32>) -> Result<(), Fault> {
+        if self.broker.sink {
+            return Ok(());
+        }
         let mut command = Command::new(self.ottla);
         command.args(["topics", verb, topic, "-b", &self.broker.bootstrap]);
         if let Some(partitions) = partitions {
@@ -420,7 +455,10 @@ impl Run<'_> {
 
     /// What the one wrote that all read of.
     fn source(&self, source: &Peer, messages: u64) -> String {
-        self.named(source, 0, messages)
+        match self.scenario.mode {
+            Mode::Sink(_) => format!("{CANNED}-{messages}"),
+            _ => self.named(source, 0, messages),
+        }
     }
 
     fn named(&self, peer: &Peer, place: usize, messages: u64) -> String {

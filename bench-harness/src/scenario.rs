@@ -2,7 +2,7 @@
 
 use crate::fault::Fault;
 use crate::peer::Phase;
-use crate::workload::Workload;
+use crate::workload::{POOL_RECORDS, Workload};
 
 /// One scenario. Every peer makes the same records in it.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Scenario {
     pub backend: Option<&'static str>,
     /// How records are sent.
     pub mode: Mode,
-    /// Nodes of the cluster: 1 or 3. Three keep every partition on all of them, and acknowledge with two.
+    /// Nodes of the cluster: 1 or 3, or 0 for the sink. Three keep every partition on all of them, and acknowledge with two.
     pub nodes: u32,
     /// What a proxy makes of the round trip to the broker, in milliseconds; 0 without one.
     pub rtt_ms: u32,
@@ -53,6 +53,8 @@ pub enum Mode {
     Waited,
     /// So many a second, latencies counted from when each was due; nobody reads.
     Paced(u32),
+    /// To the sink, or of its canned segment: nobody waits for a Kafka, and nobody is compared with who did.
+    Sink(Phase),
     /// Nobody sends: a reader of all partitions waits for so many seconds; "records" of the report are those seconds.
     Idle(u32),
 }
@@ -173,27 +175,50 @@ pub const ALL: &[Scenario] = &[
         mode: Mode::Idle(20),
         ..TELEMETRY
     },
+    Scenario {
+        name: "sink-produce",
+        what: "SINK MODE: telemetry to a broker that acknowledges at once and drops what it gets",
+        divide: 2,
+        nodes: 0,
+        mode: Mode::Sink(Phase::Produce),
+        ..TELEMETRY
+    },
+    Scenario {
+        name: "sink-consume",
+        what: "CANNED RESULTS: telemetry-pool, of which a sink replays one segment again and again",
+        workload: Workload::TelemetryPool,
+        divide: 2,
+        nodes: 0,
+        mode: Mode::Sink(Phase::Consume),
+        ..TELEMETRY
+    },
 ];
 
 impl Scenario {
     /// The numbers of records that this scenario makes of the asked ones.
     pub fn counts(&self, asked: &[u64]) -> Vec<u64> {
-        asked.iter().map(|count| (count / self.divide).max(1)).collect()
+        let mut counts: Vec<u64> = asked.iter().map(|count| (count / self.divide).max(1)).collect();
+        if self.mode == Mode::Sink(Phase::Consume) {
+            // The segment holds the pool once, and its last batch must not be cut.
+            counts.iter_mut().for_each(|count| *count = count.next_multiple_of(POOL_RECORDS));
+            counts.dedup();
+        }
+        counts
     }
 
     /// What is run of it.
     pub fn phases(&self) -> &'static [Phase] {
         match self.mode {
             Mode::Full => &[Phase::Produce, Phase::Consume],
-            Mode::Waited | Mode::Paced(_) => &[Phase::Produce],
-            Mode::Idle(_) => &[Phase::Consume],
+            Mode::Waited | Mode::Paced(_) | Mode::Sink(Phase::Produce) => &[Phase::Produce],
+            Mode::Idle(_) | Mode::Sink(Phase::Consume) => &[Phase::Consume],
         }
     }
 
     /// How much of its core the busier one used, of what client and broker used of one each; `None` where waiting is what
     /// is measured and says nothing against a run.
     pub fn busy(&self, client: f64, broker: f64) -> Option<f64> {
-        if self.mode != Mode::Full || self.rtt_ms > 0 {
+        if !matches!(self.mode, Mode::Full | Mode::Sink(_)) || self.rtt_ms > 0 {
             return None;
         }
         Some(if self.place == Place::OneCore { client + broker } else { client.max(broker) })
@@ -228,7 +253,8 @@ mod tests {
         let names: Vec<_> = ALL.iter().map(|scenario| scenario.name.to_owned()).collect();
         assert_eq!(named(&names).unwrap().len(), ALL.len());
         for scenario in ALL {
-            assert!([1, 3].contains(&scenario.nodes) && scenario.divide > 0 && !scenario.phases().is_empty());
+            assert_eq!(scenario.nodes == 0, matches!(scenario.mode, Mode::Sink(_)));
+            assert!([0, 1, 3].contains(&scenario.nodes) && scenario.divide > 0 && !scenario.phases().is_empty());
             // A proxy stands in front of one node.
             assert!(scenario.rtt_ms == 0 || scenario.nodes == 1, "{}", scenario.name);
         }
@@ -243,12 +269,16 @@ mod tests {
     fn a_scenario_makes_its_own_counts() {
         assert_eq!(one("telemetry-12").counts(&[2_000_000, 12_000_000]), [1_000_000, 6_000_000]);
         assert_eq!(one("waited").counts(&[100]), [1], "never nothing");
+        assert_eq!(one("sink-produce").counts(&[2_000_000]), [1_000_000]);
+        assert_eq!(one("sink-consume").counts(&[1, 2_000_000]), [POOL_RECORDS, 4 * POOL_RECORDS]);
+        assert_eq!(one("sink-consume").counts(&[1, 2]), [POOL_RECORDS], "no slope between two runs that are the same");
     }
 
     #[test]
     fn one_core_is_busy_with_both_and_waiting_scenarios_need_not_be() {
         assert_eq!(one("telemetry").busy(0.6, 0.5), Some(0.6));
         assert_eq!(one("brokers-3").busy(0.6, 0.97), Some(0.97));
+        assert_eq!(one("sink-produce").busy(0.96, 0.05), Some(0.96));
         assert_eq!(one("telemetry-one-core").busy(0.6, 0.375), Some(0.975));
         for name in ["rtt-20", "waited", "paced", "idle-1000"] {
             assert_eq!(one(name).busy(0.1, 0.1), None, "{name}");

@@ -119,23 +119,35 @@ pub fn rules(report: &Report) -> Vec<String> {
     ]
 }
 
+/// What must stand above figures of the sink.
+const SINK: &str = "SINK MODE (the broker drops what it gets) and CANNED RESULTS (it replays one segment): clients only, not to be \
+                    compared with what is above";
+
+fn table_of(rows: &[Row<'_>]) -> Table {
+    let mut table = Table::new();
+    let columns: Vec<_> = COLUMNS.iter().filter(|(head, _)| !PAGE_ONLY.contains(head)).collect();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(columns.iter().map(|(head, _)| *head));
+    for row in rows {
+        table.add_row(columns.iter().map(|(_, cell)| cell(row)));
+    }
+    for column in 3..columns.len() - 1 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
 impl Report {
     /// All of it as text.
     pub fn text(&self) -> String {
-        let mut table = Table::new();
-        let columns: Vec<_> = COLUMNS.iter().filter(|(head, _)| !PAGE_ONLY.contains(head)).collect();
-        table.load_style(presets::UTF8_FULL_CONDENSED).set_header(columns.iter().map(|(head, _)| *head));
-        for row in self.rows() {
-            table.add_row(columns.iter().map(|(_, cell)| cell(&row)));
-        }
-        for column in 3..columns.len() - 1 {
-            if let Some(column) = table.column_mut(column) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
+        let (sink, real): (Vec<_>, Vec<_>) =
+            self.rows().into_iter().partition(|row| matches!(row.first.scenario.mode, Mode::Sink(_)));
+        let real = if real.is_empty() { String::new() } else { format!("{}\n", table_of(&real)) };
+        let sink = if sink.is_empty() { String::new() } else { format!("{SINK}:\n{}\n", table_of(&sink)) };
         let accepted: String =
             self.accepted.iter().map(|(peer, reason)| format!("accepted: {peer}: {reason}\n")).collect();
-        format!("{table}\n{}\n{accepted}", rules(self).join(".\n"))
+        format!("{real}{sink}{}\n{accepted}", rules(self).join(".\n"))
     }
 }
 
@@ -160,6 +172,22 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is missing:\n{text}");
         }
+    }
+
+    #[test]
+    fn what_was_measured_with_the_sink_has_a_table_of_its_own() {
+        let mut report = report();
+        let count = |report: &Report| report.text().matches("records/batch").count();
+        assert!(count(&report) == 1 && !report.text().contains("SINK MODE"));
+        let mut one = report.samples[0].clone();
+        one.scenario = crate::scenario::named(&["sink-produce".to_owned()]).unwrap()[0];
+        report.samples.push(one.clone());
+        let text = report.text();
+        assert_eq!(count(&report), 2);
+        assert!(text.find("SINK MODE").unwrap() < text.find("sink-produce").unwrap(), "{text}");
+        assert!(text.find("telemetry").unwrap() < text.find("SINK MODE").unwrap());
+        report.samples = vec![one];
+        assert_eq!(count(&report), 1);
     }
 
     #[test]
