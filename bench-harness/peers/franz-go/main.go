@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +20,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -64,15 +64,19 @@ func correlation(high, low uint64) []byte {
 	return out
 }
 
-// Records of the pool: over 64 MiB, in turn.
-const poolRecords = 262_144
+// Records of the pool: over 64 MiB, in turn; and those of Klife.
+const (
+	poolRecords  = 262_144
+	klifeRecords = 1_024
+)
 
 // What makes records; with contents made beforehand where there is a pool.
 type source struct {
-	topic string
-	base  int64
-	size  uint64 // of a fixed workload, else 0
-	pool  []content
+	topic  string
+	topics [3]string // Klife's
+	base   int64
+	size   uint64 // of a fixed workload, else 0
+	pool   []content
 }
 
 type content struct {
@@ -81,7 +85,7 @@ type content struct {
 }
 
 func newSource(workload, topic string, messages uint64, base int64) (*source, error) {
-	s := &source{topic: topic, base: base}
+	s := &source{topic: topic, base: base, topics: [3]string{topic + "-0", topic + "-1", topic + "-2"}}
 	switch size, fixed := strings.CutPrefix(workload, "fixed:"); {
 	case fixed:
 		n, err := strconv.ParseUint(size, 10, 32)
@@ -93,6 +97,13 @@ func newSource(workload, topic string, messages uint64, base int64) (*source, er
 		s.pool = make([]content, min(poolRecords, messages))
 		for index := range s.pool {
 			s.pool[index] = telemetry(uint64(index))
+		}
+	case workload == "klife":
+		s.pool = make([]content, min(klifeRecords, messages))
+		for index := range s.pool {
+			rng := splitmix(index)
+			value := random(&rng, 1000, uint64(index))
+			s.pool[index] = content{key: random(&rng, 50, uint64(index)), value: value}
 		}
 	case workload != "telemetry":
 		return nil, fmt.Errorf("unknown workload %s", workload)
@@ -114,12 +125,25 @@ func (s *source) record(index uint64) *kgo.Record {
 	return &kgo.Record{Topic: s.topic, Key: c.key, Value: c.value, Headers: c.headers, Timestamp: at}
 }
 
-func fixed(size, index uint64) content {
-	rng, value := splitmix(index), binary.BigEndian.AppendUint64(make([]byte, 0, size+8), index)
+// So many bytes: the index, and random ones.
+func random(rng *splitmix, size, index uint64) []byte {
+	value := binary.BigEndian.AppendUint64(make([]byte, 0, size+8), index)
 	for uint64(len(value)) < size {
 		value = binary.LittleEndian.AppendUint64(value, rng.next())
 	}
-	return content{value: value[:size]}
+	return value[:size]
+}
+
+func fixed(size, index uint64) content {
+	rng := splitmix(index)
+	return content{value: random(&rng, size, index)}
+}
+
+// Klife's record: its topic and its partition are functions of the index.
+func (s *source) klife(index uint64, partitions int) *kgo.Record {
+	r, rng := s.record(index), splitmix(index)
+	r.Topic, r.Partition = s.topics[index%3], int32(rng.next()%uint64(partitions))
+	return r
 }
 
 func telemetry(index uint64) content {
@@ -175,6 +199,7 @@ func sumOf(r *kgo.Record) uint64 {
 // What franz-go says about batches and requests as they pass.
 type counters struct {
 	batches, batchBytes, produceRequests, fetchRequests atomic.Uint64
+	sends                                               bool // a client that does both tells what it sent
 }
 
 const headerBytes = 61
@@ -185,6 +210,9 @@ func (c *counters) OnProduceBatchWritten(_ kgo.BrokerMetadata, _ string, _ int32
 }
 
 func (c *counters) OnFetchBatchRead(_ kgo.BrokerMetadata, _ string, _ int32, m kgo.FetchBatchMetrics) {
+	if c.sends {
+		return
+	}
 	c.batches.Add(1)
 	c.batchBytes.Add(uint64(m.CompressedBytes) + headerBytes)
 }
@@ -248,9 +276,23 @@ func fail(err error) {
 // One record in so many has its way to the acknowledgement timed, as in `ottla bench`.
 const ackSample = 64
 
-func produce(client *kgo.Client, from *source, messages uint64, waited bool, rate uint64) map[string]any {
+// Acknowledgement times in microseconds, up to an hour, three significant digits. Promises are called one at a time.
+type acks struct{ *hdrhistogram.Histogram }
+
+func newAcks() acks { return acks{hdrhistogram.New(1, 3_600_000_000, 3)} }
+
+func (a acks) add(took time.Duration) {
+	fail(a.RecordValue(min(max(took.Microseconds(), 1), 3_600_000_000)))
+}
+
+func (a acks) quantiles() map[string]any {
+	at := a.ValueAtPercentile
+	return map[string]any{"p50": at(50), "p99": at(99), "p999": at(99.9)}
+}
+
+func produce(client *kgo.Client, from *source, messages uint64, waited bool, rate uint64) acks {
 	var failed atomic.Uint64
-	var acks []time.Duration // appended by one promise at a time
+	acks := newAcks()
 	done := func(_ *kgo.Record, err error) {
 		if err != nil {
 			failed.Add(1)
@@ -263,7 +305,7 @@ func produce(client *kgo.Client, from *source, messages uint64, waited bool, rat
 		if waited {
 			started := time.Now()
 			fail(client.ProduceSync(ctx, from.record(index)).FirstErr())
-			acks = append(acks, time.Since(started))
+			acks.add(time.Since(started))
 			continue
 		}
 		if rate > 0 || index%ackSample == 0 {
@@ -275,7 +317,7 @@ func produce(client *kgo.Client, from *source, messages uint64, waited bool, rat
 				started = due
 			}
 			promise = func(r *kgo.Record, err error) {
-				acks = append(acks, time.Since(started))
+				acks.add(time.Since(started))
 				done(r, err)
 			}
 		}
@@ -285,11 +327,66 @@ func produce(client *kgo.Client, from *source, messages uint64, waited bool, rat
 	if failed.Load() > 0 {
 		fail(fmt.Errorf("%d records failed", failed.Load()))
 	}
-	slices.Sort(acks)
-	at := func(quantile float64) int64 {
-		return acks[min(int(quantile*float64(len(acks))), len(acks)-1)].Microseconds()
+	return acks
+}
+
+// Klife's benches: workers that wait for three records at a time, or tasks that only send, each with its share of the indices.
+func klife(client *kgo.Client, from *source, messages, workers uint64, partitions int, limit time.Duration, waits bool) (acks, uint64) {
+	var all sync.WaitGroup
+	var together sync.Mutex
+	var sent, failed atomic.Uint64
+	merged, ctx, start := newAcks(), context.Background(), time.Now()
+	ended := func() bool { return limit > 0 && time.Since(start) >= limit }
+	done := func(_ *kgo.Record, err error) {
+		if err != nil {
+			failed.Add(1)
+		}
 	}
-	return map[string]any{"p50": at(0.5), "p99": at(0.99), "p999": at(0.999)}
+	wait := func(first, last uint64) {
+		mine, count := newAcks(), uint64(0)
+		for index := first; index < last && !ended(); index += 3 {
+			started := time.Now()
+			three := []*kgo.Record{from.klife(index, partitions), from.klife(index+1, partitions), from.klife(index+2, partitions)}
+			fail(client.ProduceSync(ctx, three...).FirstErr())
+			mine.add(time.Since(started))
+			count += 3
+		}
+		sent.Add(count)
+		together.Lock()
+		defer together.Unlock()
+		merged.Merge(mine.Histogram)
+	}
+	send := func(first, last uint64) {
+		index := first
+		for ; index < last && (index%256 != 0 || !ended()); index++ {
+			promise := done
+			if index%ackSample == 0 {
+				started := time.Now()
+				promise = func(r *kgo.Record, err error) {
+					merged.add(time.Since(started))
+					done(r, err)
+				}
+			}
+			client.Produce(ctx, from.klife(index, partitions), promise)
+		}
+		sent.Add(index - first)
+	}
+	for worker := uint64(0); worker < workers; worker++ {
+		first, last := messages/3*worker/workers*3, messages/3*(worker+1)/workers*3
+		all.Go(func() {
+			if waits {
+				wait(first, last)
+			} else {
+				send(first, last)
+			}
+		})
+	}
+	all.Wait()
+	fail(client.Flush(ctx))
+	if failed.Load() > 0 {
+		fail(fmt.Errorf("%d records failed", failed.Load()))
+	}
+	return merged, sent.Load()
 }
 
 func consume(client *kgo.Client, messages uint64, pooled bool) (count, sum uint64) {
@@ -320,11 +417,15 @@ func main() {
 	workload := flag.String("workload", "telemetry", "telemetry, telemetry-pool or fixed:SIZE")
 	compression := flag.String("compression", "lz4", "lz4 or none")
 	linger := flag.Int("linger", 100, "milliseconds")
-	mode := flag.String("mode", "full", "full, waited or paced:PER_SECOND")
+	mode := flag.String("mode", "full", "full, waited, paced:PER_SECOND, mixed, klife-sync:WORKERS or klife-async:TASKS")
+	batchSize := flag.Int("batch-size", 1_000_000, "bytes")
+	inFlight := flag.Int("in-flight", 0, "produce requests under way to one broker; 0 = the client's default")
+	seconds := flag.Int("seconds", 0, "Klife's benches end after so long")
 	flag.Parse()
+	how, number, _ := strings.Cut(*mode, ":")
 	var rate uint64
-	if text, paced := strings.CutPrefix(*mode, "paced:"); paced {
-		parsed, err := strconv.ParseUint(text, 10, 32)
+	if number != "" {
+		parsed, err := strconv.ParseUint(number, 10, 32)
 		fail(err)
 		rate = parsed
 	}
@@ -333,31 +434,33 @@ func main() {
 	if !known {
 		fail(fmt.Errorf("unknown compression %s", *compression))
 	}
-	count, sum, met := *messages, uint64(0), &counters{}
+	count, sum, met := *messages, uint64(0), &counters{sends: *phase == "produce"}
 	opts := []kgo.Opt{kgo.SeedBrokers(strings.Split(*bootstrap, ",")...), kgo.WithHooks(met)}
-	settings := map[string]any{"peer": "franz-go", "version": "1.22.2", "topic": *topic, "messages": *messages,
-		"workload": *workload, "mode": *mode, "partitions": *partitions, "go": runtime.Version(), "gomaxprocs": runtime.GOMAXPROCS(0)}
 	row := map[string]any{"phase": *phase}
-	var requests *atomic.Uint64
-	var started time.Time
-	var cpuStarted time.Duration
-	start := func() { started = time.Now(); cpuStarted, _ = usage() }
-	switch *phase {
-	case "produce":
-		requests = &met.produceRequests
-		from, err := newSource(*workload, *topic, *messages, time.Now().UnixMilli())
+	produces, mixed := *phase == "produce", how == "mixed"
+	if !produces && *phase != "consume" {
+		fail(fmt.Errorf("unknown phase %s", *phase))
+	}
+	var from *source
+	shown := map[string]any{"request_timeout_overhead": kgo.RequestTimeoutOverhead}
+	if produces {
+		made, err := newSource(*workload, *topic, *messages, time.Now().UnixMilli())
 		fail(err)
-		opts = append(opts, kgo.ProducerLinger(time.Duration(*linger)*time.Millisecond), kgo.ProducerBatchMaxBytes(1_000_000),
+		from = made
+		opts = append(opts, kgo.ProducerLinger(time.Duration(*linger)*time.Millisecond), kgo.ProducerBatchMaxBytes(int32(*batchSize)),
 			kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerBatchCompression(codec))
-		start()
-		client, err := kgo.NewClient(opts...)
-		fail(err)
-		row["ack_us"] = produce(client, from, *messages, *mode == "waited", rate)
-		client.Close()
-		settings["linger_ms"], settings["batch_size"], settings["acks"] = strconv.Itoa(*linger), "1000000", "all"
-		settings["compression"], settings["idempotence"], settings["max_buffered_records"] = *compression, true, "50000"
-	case "consume":
-		requests = &met.fetchRequests
+		if *inFlight > 0 {
+			opts = append(opts, kgo.MaxProduceRequestsInflightPerBroker(*inFlight))
+		}
+		if strings.HasPrefix(how, "klife") {
+			opts = append(opts, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+		}
+		shown["linger"], shown["batch_max_bytes"] = kgo.ProducerLinger, kgo.ProducerBatchMaxBytes
+		shown["max_buffered_records"], shown["max_buffered_bytes"] = kgo.MaxBufferedRecords, kgo.MaxBufferedBytes
+		shown["max_in_flight"], shown["disable_idempotent_write"] = kgo.MaxProduceRequestsInflightPerBroker, kgo.DisableIdempotentWrite
+		shown["broker_max_write_bytes"] = kgo.BrokerMaxWriteBytes
+	}
+	if !produces || mixed {
 		offsets := map[int32]kgo.Offset{}
 		for p := 0; p < *partitions; p++ {
 			offsets[int32(p)] = kgo.NewOffset().AtStart()
@@ -366,16 +469,36 @@ func main() {
 		if *pooled {
 			opts = append(opts, kgo.WithPools(&pools{}))
 		}
-		start()
-		client, err := kgo.NewClient(opts...)
-		fail(err)
-		count, sum = consume(client, *messages, *pooled)
-		client.Close()
-		settings["pooled"], settings["assignment"] = *pooled, "manual"
-		row["checksum"] = fmt.Sprintf("%016x", sum)
-	default:
-		fail(fmt.Errorf("unknown phase %s", *phase))
+		shown["fetch_max_bytes"], shown["fetch_max_partition_bytes"] = kgo.FetchMaxBytes, kgo.FetchMaxPartitionBytes
+		shown["fetch_max_wait"], shown["fetch_min_bytes"] = kgo.FetchMaxWait, kgo.FetchMinBytes
+		shown["max_concurrent_fetches"] = kgo.MaxConcurrentFetches
 	}
+	started := time.Now()
+	cpuStarted, _ := usage()
+	client, err := kgo.NewClient(opts...)
+	fail(err)
+	acks, requests := acks{}, &met.produceRequests
+	switch {
+	case !produces:
+		requests = &met.fetchRequests
+		count, sum = consume(client, *messages, *pooled)
+	case mixed:
+		var reader sync.WaitGroup
+		reader.Go(func() { _, sum = consume(client, *messages, *pooled) })
+		acks = produce(client, from, *messages, false, 0)
+		reader.Wait()
+	case how == "klife-sync" || how == "klife-async":
+		if rate == 0 {
+			fail(fmt.Errorf("unknown mode %s", *mode))
+		}
+		limit := time.Duration(*seconds) * time.Second
+		acks, count = klife(client, from, *messages, rate, *partitions, limit, how == "klife-sync")
+	case how == "full" || how == "waited" || how == "paced":
+		acks = produce(client, from, *messages, how == "waited", rate)
+	default:
+		fail(fmt.Errorf("unknown mode %s", *mode))
+	}
+	client.Close()
 	wall := time.Since(started)
 	total, switches := usage()
 	used := total - cpuStarted
@@ -385,5 +508,22 @@ func main() {
 	row["process_cpu_seconds"], row["context_switches"] = total.Seconds(), switches
 	row["max_rss_bytes"], row["batches"], row["requests"] = peakRSS(), met.batches.Load(), requests.Load()
 	row["wire_bytes"] = met.batchBytes.Load()
+	settings := map[string]any{"peer": "franz-go", "version": "1.22.2", "topic": *topic, "messages": *messages,
+		"workload": *workload, "mode": *mode, "partitions": *partitions, "go": runtime.Version(), "gomaxprocs": runtime.GOMAXPROCS(0)}
+	// As the client has them, set or not.
+	for name, option := range shown {
+		settings[name] = fmt.Sprint(client.OptValue(option))
+	}
+	if produces {
+		row["ack_us"] = acks.quantiles()
+		settings["acks"], settings["compression"], settings["ack_sample"] = "all", *compression, ackSample
+		if how == "waited" || how == "paced" || how == "klife-sync" {
+			settings["ack_sample"] = 1
+		}
+	}
+	if !produces || mixed {
+		row["checksum"] = fmt.Sprintf("%016x", sum)
+		settings["pooled"], settings["assignment"] = *pooled, "manual"
+	}
 	fail(json.NewEncoder(os.Stdout).Encode(map[string]any{"settings": settings, "phases": []any{row}}))
 }
