@@ -17,8 +17,12 @@ import java.util.Collection;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.TreeMap;
+import java.util.concurrent.Future;
+import java.util.concurrent.FutureTask;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.locks.LockSupport;
+import org.HdrHistogram.Histogram;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
@@ -26,6 +30,7 @@ import org.apache.kafka.clients.producer.Callback;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerConfig;
 import org.apache.kafka.clients.producer.ProducerRecord;
+import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.Metric;
 import org.apache.kafka.common.MetricName;
 import org.apache.kafka.common.TopicPartition;
@@ -35,8 +40,11 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 
 public final class Bench {
-    // Records of the pool: over 64 MiB, in turn.
+    // Records of the pool: over 64 MiB, in turn; and those of Klife.
     private static final int POOL_RECORDS = 262_144;
+    private static final int KLIFE_RECORDS = 1_024;
+    // Acknowledgement times are in microseconds, up to an hour.
+    private static final long ACK_US_MAX = 3_600_000_000L;
     // One record in so many has its way to the acknowledgement timed, as in `ottla bench`.
     private static final int ACK_SAMPLE = 64;
     private static final VarHandle LITTLE = MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
@@ -133,14 +141,35 @@ public final class Bench {
             new RecordHeader(NAMES[1], CLIENT_ID), new RecordHeader(NAMES[2], APP_VERSION)));
     }
 
-    Content fixed(int size, long index) {
-        state = index;
+    // So many bytes: the index, and random ones.
+    private byte[] random(int size, long index) {
         byte[] value = new byte[size + 16];
         BIG.set(value, 0, index);
         for (int at = 8; at < size; at += 8) {
             LITTLE.set(value, at, random());
         }
-        return new Content(null, Arrays.copyOf(value, size), List.of());
+        return Arrays.copyOf(value, size);
+    }
+
+    Content fixed(int size, long index) {
+        state = index;
+        return new Content(null, random(size, index), List.of());
+    }
+
+    Content klife(long index) {
+        state = index;
+        byte[] value = random(1_000, index);
+        return new Content(random(50, index), value, List.of());
+    }
+
+    // Klife's record: its topic and its partition are functions of the index. From a pool, so any thread may ask.
+    private ProducerRecord<byte[], byte[]> klife(String topic, long index, int partitions, long base) {
+        long z = index + 0x9E3779B97F4A7C15L;
+        z = (z ^ (z >>> 30)) * 0xBF58476D1CE4E5B9L;
+        z = (z ^ (z >>> 27)) * 0x94D049BB133111EBL;
+        int partition = (int) Long.remainderUnsigned(z ^ (z >>> 31), partitions);
+        Content content = content(index);
+        return new ProducerRecord<>(topic + "-" + index % 3, partition, base + index / 1000, content.key(), content.value(), content.headers());
     }
 
     // Length plus the little-endian 64-bit words of a field; the last word overlaps the one before it, and fields under
@@ -192,6 +221,11 @@ public final class Bench {
             pool = new Content[(int) Math.min(POOL_RECORDS, messages)];
             for (int index = 0; index < pool.length; index++) {
                 pool[index] = telemetry(index);
+            }
+        } else if (workload.equals("klife")) {
+            pool = new Content[(int) Math.min(KLIFE_RECORDS, messages)];
+            for (int index = 0; index < pool.length; index++) {
+                pool[index] = klife(index);
             }
         } else if (!workload.equals("telemetry")) {
             throw new IllegalArgumentException("unknown workload " + workload);
@@ -270,21 +304,65 @@ public final class Bench {
         int partitions = Integer.parseInt(args.getOrDefault("-partitions", "1"));
         String workload = args.getOrDefault("-workload", "telemetry");
         boolean produces = phase.equals("produce");
-        Map<String, Object> config = new HashMap<>(), settings = new HashMap<>(), row = new HashMap<>();
-        config.put("bootstrap.servers", args.get("-b"));
-        if (produces) {
-            config.put(ProducerConfig.LINGER_MS_CONFIG, args.getOrDefault("-linger", "100"));
-            config.put(ProducerConfig.BATCH_SIZE_CONFIG, "1000000");
-            config.put(ProducerConfig.ACKS_CONFIG, "all");
-            config.put(ProducerConfig.ENABLE_IDEMPOTENCE_CONFIG, "true");
-            config.put(ProducerConfig.COMPRESSION_TYPE_CONFIG, args.getOrDefault("-compression", "lz4"));
-            config.put(ProducerConfig.BUFFER_MEMORY_CONFIG, String.valueOf(Math.max(32 << 20, 2_000_000L * partitions)));
+        String[] mode = args.getOrDefault("-mode", "full").split(":");
+        boolean reads = !produces || mode[0].equals("mixed");
+        long number = mode.length > 1 ? Long.parseLong(mode[1]) : 0;
+        Map<String, Object> sends = new HashMap<>(), takes = new HashMap<>(), settings = new TreeMap<>(), row = new HashMap<>();
+        String batchSize = args.getOrDefault("-batch-size", "1000000");
+        sends.put("bootstrap.servers", args.get("-b"));
+        sends.put(ProducerConfig.KEY_SERIALIZER_CLASS_CONFIG, ByteArraySerializer.class);
+        sends.put(ProducerConfig.VALUE_SERIALIZER_CLASS_CONFIG, ByteArraySerializer.class);
+        sends.put(ProducerConfig.LINGER_MS_CONFIG, args.getOrDefault("-linger", "100"));
+        sends.put(ProducerConfig.BATCH_SIZE_CONFIG, batchSize);
+        sends.put(ProducerConfig.ACKS_CONFIG, "all");
+        sends.put(ProducerConfig.ENABLE_IDEMPOTENCE_CONFIG, "true");
+        sends.put(ProducerConfig.COMPRESSION_TYPE_CONFIG, args.getOrDefault("-compression", "lz4"));
+        long perPartition = 2 * Long.parseLong(batchSize) * (mode[0].startsWith("klife") ? 3 : 1);
+        sends.put(ProducerConfig.BUFFER_MEMORY_CONFIG, String.valueOf(Math.max(32 << 20, perPartition * partitions)));
+        if (args.containsKey("-in-flight")) {
+            sends.put(ProducerConfig.MAX_IN_FLIGHT_REQUESTS_PER_CONNECTION, args.get("-in-flight"));
+        }
+        takes.put("bootstrap.servers", args.get("-b"));
+        takes.put(ConsumerConfig.KEY_DESERIALIZER_CLASS_CONFIG, ByteArrayDeserializer.class);
+        takes.put(ConsumerConfig.VALUE_DESERIALIZER_CLASS_CONFIG, ByteArrayDeserializer.class);
+        takes.put(ConsumerConfig.MAX_POLL_RECORDS_CONFIG, "10000");
+        takes.put(ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, "false");
+        Bench bench = new Bench(produces ? workload : "telemetry", messages);
+        long started = System.nanoTime(), cpuStarted = cpuNanos(), done = messages;
+        if (!produces) {
+            consume(takes, topic, messages, partitions, row);
+        } else if (mode[0].equals("mixed")) {
+            Map<String, Object> read = new HashMap<>();
+            var reader = new FutureTask<Void>(() -> consume(takes, topic, messages, partitions, read), null);
+            new Thread(reader).start();
+            bench.produce(sends, topic, messages, partitions, "full", 0, row);
+            reader.get();
+            row.put("checksum", read.get("checksum"));
+        } else if (mode[0].startsWith("klife-") && number > 0) {
+            long seconds = Long.parseLong(args.getOrDefault("-seconds", "0"));
+            done = bench.klife(sends, topic, messages, partitions, mode[0].equals("klife-sync"), (int) number, seconds, row);
+        } else if (List.of("full", "waited", "paced").contains(mode[0])) {
+            bench.produce(sends, topic, messages, partitions, mode[0], number, row);
         } else {
-            config.put(ConsumerConfig.MAX_POLL_RECORDS_CONFIG, "10000");
-            config.put(ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, "false");
+            throw new IllegalArgumentException("unknown mode " + mode[0]);
+        }
+        double seconds = (System.nanoTime() - started) / 1e9;
+        long cpu = cpuNanos();
+        row.put("phase", phase);
+        row.put("seconds", seconds);
+        row.put("messages_per_s", done / seconds);
+        row.put("cpu_us_per_message", (cpu - cpuStarted) / 1e3 / done);
+        row.put("process_cpu_seconds", cpu / 1e9);
+        row.put("context_switches", contextSwitches());
+        row.put("max_rss_bytes", Long.parseLong(status(Path.of("/proc/self/status"), "VmHWM:")) << 10);
+        if (produces) {
+            shown(settings, new ProducerConfig(sends).values());
+            settings.put("ack_sample", mode[0].matches("waited|paced|klife-sync") ? 1 : ACK_SAMPLE);
+        }
+        if (reads) {
+            shown(settings, new ConsumerConfig(takes).values());
             settings.put("assignment", "manual");
         }
-        settings.putAll(config);
         settings.put("peer", "java");
         var version = new java.util.Properties();
         try (var file = Bench.class.getResourceAsStream("/kafka/kafka-version.properties")) {
@@ -292,43 +370,57 @@ public final class Bench {
         }
         settings.put("version", version.getProperty("version"));
         settings.put("workload", workload);
+        settings.put("mode", String.join(":", mode));
         settings.put("java", System.getProperty("java.version"));
         settings.put("jvm", String.join(" ", ManagementFactory.getRuntimeMXBean().getInputArguments()));
         settings.put("gc", ManagementFactory.getGarbageCollectorMXBeans().get(0).getName());
-        Bench bench = new Bench(produces ? workload : "telemetry", messages);
-        long started = System.nanoTime(), cpuStarted = cpuNanos();
-        if (produces) {
-            bench.produce(config, topic, messages, partitions, args.getOrDefault("-mode", "full"), row);
-        } else {
-            consume(config, topic, messages, partitions, row);
-        }
-        double seconds = (System.nanoTime() - started) / 1e9;
-        long cpu = cpuNanos();
-        row.put("phase", phase);
-        row.put("seconds", seconds);
-        row.put("messages_per_s", messages / seconds);
-        row.put("cpu_us_per_message", (cpu - cpuStarted) / 1e3 / messages);
-        row.put("process_cpu_seconds", cpu / 1e9);
-        row.put("context_switches", contextSwitches());
-        row.put("max_rss_bytes", Long.parseLong(status(Path.of("/proc/self/status"), "VmHWM:")) << 10);
         System.out.println("{\"settings\":" + json(settings) + ",\"phases\":[" + json(row) + "]}");
     }
 
-    private void produce(Map<String, Object> config, String topic, long messages, int partitions, String mode,
+    // As the client has them, set or not; what has to do with security, metrics and nothing else is left out.
+    private static void shown(Map<String, Object> settings, Map<String, ?> values) {
+        values.forEach((name, value) -> {
+            boolean counts = !name.matches("(ssl|sasl|metric|security|auto\\.include|key\\.|value\\.|interceptor).*");
+            if (counts && value != null && !value.toString().isEmpty() && !value.equals(List.of())) {
+                settings.put(name, value instanceof Class<?> type ? type.getSimpleName() : value);
+            }
+        });
+    }
+
+    private static Map<String, Object> quantiles(Histogram acks) {
+        Map<String, Object> quantiles = new HashMap<>();
+        Map.of("p50", 50.0, "p99", 99.0, "p999", 99.9).forEach((name, percent) ->
+            quantiles.put(name, acks.getValueAtPercentile(percent)));
+        return quantiles;
+    }
+
+    private static void add(Histogram acks, long sinceNanos) {
+        acks.recordValue(Math.min((System.nanoTime() - sinceNanos) / 1000, ACK_US_MAX));
+    }
+
+    // What the client counted, at the end.
+    private static void count(KafkaProducer<byte[], byte[]> producer, int partitions, Map<String, Object> row) {
+        var metrics = producer.metrics();
+        long requests = (long) metric(metrics, "producer-metrics", "request-total");
+        row.put("requests", requests);
+        // A request has one batch of each partition at most; with several it is not told how many.
+        row.put("batches", partitions == 1 ? requests : 0);
+        row.put("wire_bytes", (long) metric(metrics, "producer-metrics", "outgoing-byte-total"));
+    }
+
+    private void produce(Map<String, Object> config, String topic, long messages, int partitions, String mode, long rate,
         Map<String, Object> row) throws Exception {
         boolean waited = mode.equals("waited");
-        long rate = mode.startsWith("paced:") ? Long.parseLong(mode.substring(6)) : 0;
         long base = System.currentTimeMillis();
         AtomicLong failed = new AtomicLong();
         int sample = waited || rate > 0 ? 1 : ACK_SAMPLE;
-        long[] acks = new long[(int) (messages / sample) + 1];
-        int[] timed = {0}; // only the client's one thread calls back
+        var acks = new Histogram(ACK_US_MAX, 3); // only the client's one thread calls back
         Callback done = (metadata, error) -> {
             if (error != null) {
                 failed.incrementAndGet();
             }
         };
-        try (var producer = new KafkaProducer<>(config, new ByteArraySerializer(), new ByteArraySerializer())) {
+        try (var producer = new KafkaProducer<byte[], byte[]>(config)) {
             long start = System.nanoTime();
             for (long index = 0; index < messages; index++) {
                 long due = rate > 0 ? start + index * 1_000_000_000L / rate : 0;
@@ -340,12 +432,12 @@ public final class Bench {
                 if (waited) {
                     long sent = System.nanoTime();
                     producer.send(record).get();
-                    acks[timed[0]++] = (System.nanoTime() - sent) / 1000;
+                    add(acks, sent);
                 } else if (index % sample == 0) {
                     // Counted from when it is due, however late those before it were.
                     long sent = rate > 0 ? due : System.nanoTime();
                     producer.send(record, (metadata, error) -> {
-                        acks[timed[0]++] = (System.nanoTime() - sent) / 1000;
+                        add(acks, sent);
                         done.onCompletion(metadata, error);
                     });
                 } else {
@@ -353,28 +445,82 @@ public final class Bench {
                 }
             }
             producer.flush();
-            var metrics = producer.metrics();
-            long requests = (long) metric(metrics, "producer-metrics", "request-total");
-            row.put("requests", requests);
-            // A request has one batch of each partition at most; with several it is not told how many.
-            row.put("batches", partitions == 1 ? requests : 0);
-            row.put("wire_bytes", (long) metric(metrics, "producer-metrics", "outgoing-byte-total"));
+            count(producer, partitions, row);
         }
         if (failed.get() > 0) {
             throw new IllegalStateException(failed.get() + " records failed");
         }
-        long[] sorted = Arrays.copyOf(acks, timed[0]);
-        Arrays.sort(sorted);
-        Map<String, Object> quantiles = new HashMap<>();
-        Map.of("p50", 0.5, "p99", 0.99, "p999", 0.999).forEach((name, quantile) ->
-            quantiles.put(name, sorted[(int) Math.min(sorted.length - 1, quantile * sorted.length)]));
-        row.put("ack_us", json(quantiles));
+        row.put("ack_us", json(quantiles(acks)));
         row.put("messages", messages);
+    }
+
+    // Klife's benches: workers that wait for three records at a time, or tasks that only send, each with its share of the
+    // indices. Returns how many records were sent.
+    private long klife(Map<String, Object> config, String topic, long messages, int partitions, boolean waits, int workers,
+        long seconds, Map<String, Object> row) throws Exception {
+        long base = System.currentTimeMillis(), start = System.nanoTime();
+        AtomicLong failed = new AtomicLong(), sent = new AtomicLong();
+        var all = new Histogram(ACK_US_MAX, 3);
+        try (var producer = new KafkaProducer<byte[], byte[]>(config)) {
+            List<FutureTask<Void>> tasks = new ArrayList<>();
+            for (int worker = 0; worker < workers; worker++) {
+                long first = messages / 3 * worker / workers * 3, last = messages / 3 * (worker + 1) / workers * 3;
+                tasks.add(new FutureTask<>(() -> {
+                    var mine = new Histogram(ACK_US_MAX, 3);
+                    List<Future<RecordMetadata>> three = new ArrayList<>();
+                    long index = first;
+                    while (index < last && (seconds == 0 || index % 256 != 0 && !waits || System.nanoTime() - start < seconds * 1_000_000_000L)) {
+                        long since = System.nanoTime();
+                        if (!waits) {
+                            boolean timed = index % ACK_SAMPLE == 0;
+                            producer.send(klife(topic, index++, partitions, base), (metadata, error) -> {
+                                if (error != null) {
+                                    failed.incrementAndGet();
+                                }
+                                if (timed) {
+                                    add(all, since); // only the client's one thread calls back
+                                }
+                            });
+                            continue;
+                        }
+                        for (int more = 0; more < 3; more++) {
+                            three.add(producer.send(klife(topic, index++, partitions, base)));
+                        }
+                        for (var one : three) {
+                            one.get();
+                        }
+                        three.clear();
+                        add(mine, since);
+                    }
+                    sent.addAndGet(index - first);
+                    if (waits) {
+                        synchronized (all) {
+                            all.add(mine);
+                        }
+                    }
+                    return null;
+                }));
+            }
+            for (var task : tasks) {
+                new Thread(task).start();
+            }
+            for (var task : tasks) {
+                task.get();
+            }
+            producer.flush();
+            count(producer, 3 * partitions, row);
+        }
+        if (failed.get() > 0) {
+            throw new IllegalStateException(failed.get() + " records failed");
+        }
+        row.put("ack_us", json(quantiles(all)));
+        row.put("messages", sent.get());
+        return sent.get();
     }
 
     private static void consume(Map<String, Object> config, String topic, long messages, int partitions, Map<String, Object> row) {
         long count = 0, sum = 0;
-        try (var consumer = new KafkaConsumer<>(config, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
+        try (var consumer = new KafkaConsumer<byte[], byte[]>(config)) {
             Collection<TopicPartition> all = new ArrayList<>();
             for (int partition = 0; partition < partitions; partition++) {
                 all.add(new TopicPartition(topic, partition));
@@ -397,7 +543,8 @@ public final class Bench {
 
     // The same figures stand in the tests of bench-harness/src/sums.rs and src/cli/commands/bench/sum.rs.
     private static void test() {
-        Map.of("telemetry", 0xdcc558c833cb7022L, "telemetry-pool", 0xdcc558c833cb7022L, "fixed:100", 0xc8e77a511267e02fL)
+        Map.of("telemetry", 0xdcc558c833cb7022L, "telemetry-pool", 0xdcc558c833cb7022L, "fixed:100", 0xc8e77a511267e02fL,
+            "klife", 0x0a4e38bb6d5b7c05L)
             .forEach((workload, expected) -> {
                 Bench bench = new Bench(workload, 1000);
                 long sum = 0;
