@@ -15,6 +15,8 @@
 //!       klife-sync:WORKERS   phase produce; the topics are TOPIC-0, TOPIC-1, TOPIC-2. So many workers, each: three records,
 //!                            one to each topic, waited for together. Latencies are of the three together
 //!       klife-async:TASKS    the same topics; so many tasks send to them in turn, nobody waits
+//!       catch-up             phase consume; reads at least -n records and until every partition is read to its end as it was
+//!                            last told, of a topic that somebody goes on writing to; `messages` tells how many it were
 //! -seconds S                 klife only: it ends after so long, or after -n records; `messages` tells how many it were
 //! ```
 //! Klife's record `index` goes to topic `index % 3` and partition `splitmix64(index) % N`; worker `w` of `W` sends the indices

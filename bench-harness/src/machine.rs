@@ -64,13 +64,20 @@ pub fn move_to(core: Option<usize>, pid: u32) -> Result<(), Fault> {
     Ok(())
 }
 
-/// User and system time of a running process, all its threads.
+/// User and system time of a running process, all its threads; `None` when there is none.
 pub fn cpu_of(pid: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command's name may hold spaces; fields are counted behind its closing parenthesis.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-    Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64))
+    let counted = Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64);
+    // That is in hundredths of a second. What the scheduler has of each thread is exact, but lacks threads that ended.
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of = |thread: fs::DirEntry| {
+        fs::read_to_string(thread.path().join("schedstat")).ok()?.split(' ').next()?.parse().ok()
+    };
+    let scheduled = threads.filter_map(of).map(Duration::from_nanos).sum();
+    Some(counted.max(scheduled))
 }
 
 /// Processes that are running or want to, averaged over a minute. A busy machine makes wall time worthless.

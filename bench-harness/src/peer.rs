@@ -87,6 +87,10 @@ pub const FLOOR: &str = "floor";
 
 const GO: Kind =
     Kind::Foreign { build: &["go", "build", "-mod=readonly", "-ldflags", "-s -w", "-o", "OUT", "."], needs: "Go 1.26" };
+/// Who sends and reads at once, and who knows Klife's benches.
+const MIXERS: &[&str] = &["ottla-lib", REFERENCE, "java", "rust-rdkafka"];
+/// Who tells when it stands at the end of every partition.
+const CATCHERS: &[&str] = &["ottla", REFERENCE];
 const ALIKE: &[Step] = &[Step::new(Phase::Produce, "", &[]), Step::new(Phase::Consume, "", &[])];
 
 /// Every peer.
@@ -187,6 +191,8 @@ pub struct Job<'a> {
     pub topic: &'a str,
     /// Records to send or to read.
     pub messages: u64,
+    /// When it ends before.
+    pub seconds: Option<u32>,
     /// Partitions and workload.
     pub scenario: &'a Scenario,
 }
@@ -229,6 +235,8 @@ impl Peer {
             Mode::Waited | Mode::Paced(_) => self.has_broker(),
             // Nothing is read that a variant of reading could do otherwise; only where it runs makes a difference.
             Mode::Idle(_) => self.has_broker() && ["", "LocalEngine"].contains(&step.variant),
+            Mode::CatchUp(_) => CATCHERS.contains(&self.name),
+            Mode::Mixed | Mode::KlifeSync(_) | Mode::KlifeAsync(_) => MIXERS.contains(&self.name),
         }
     }
 
@@ -250,9 +258,18 @@ impl Peer {
                 command.args(["--messages", &messages, "--partitions", &partitions, "--workload", &workload]);
                 command.args(["--compression", scenario.compression, "--linger-ms", &linger]);
                 match scenario.mode {
-                    Mode::Full | Mode::Sink(_) | Mode::Idle(_) => {}
                     Mode::Waited => _ = command.arg("--waited"),
                     Mode::Paced(rate) => _ = command.args(["--rate", &rate.to_string()]),
+                    Mode::CatchUp(_) => _ = command.arg("--catch-up"),
+                    // It does not take part in what is not as fast as it goes.
+                    _ => {}
+                }
+                let limits = [
+                    ("batch.size", scenario.batch_size),
+                    ("max.in.flight.requests.per.connection", scenario.in_flight),
+                ];
+                for (key, value) in limits.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+                    command.args(["-X", &format!("{key}={value}")]);
                 }
                 if let Some(backend) = scenario.backend {
                     command.args(["-X", &format!("io.backend={backend}")]);
@@ -263,10 +280,25 @@ impl Peer {
                 command.args(["-phase", &phase, "-b", job.bootstrap, "-t", job.topic, "-n", &messages]);
                 command.args(["-partitions", &partitions, "-workload", &workload]);
                 command.args(["-compression", scenario.compression, "-linger", &linger]);
-                match scenario.mode {
-                    Mode::Full | Mode::Sink(_) | Mode::Idle(_) => {}
-                    Mode::Waited => _ = command.args(["-mode", "waited"]),
-                    Mode::Paced(rate) => _ = command.args(["-mode", &format!("paced:{rate}")]),
+                let mode = match scenario.mode {
+                    Mode::Full | Mode::Sink(_) | Mode::Idle(_) => None,
+                    Mode::Waited => Some("waited".to_owned()),
+                    Mode::Paced(rate) => Some(format!("paced:{rate}")),
+                    Mode::CatchUp(_) => Some("catch-up".to_owned()),
+                    Mode::Mixed => Some("mixed".to_owned()),
+                    Mode::KlifeSync(workers) => Some(format!("klife-sync:{workers}")),
+                    Mode::KlifeAsync(tasks) => Some(format!("klife-async:{tasks}")),
+                };
+                if let Some(mode) = mode {
+                    command.args(["-mode", &mode]);
+                }
+                let limits = [
+                    ("-batch-size", scenario.batch_size),
+                    ("-in-flight", scenario.in_flight),
+                    ("-seconds", job.seconds),
+                ];
+                for (word, value) in limits.into_iter().filter_map(|(word, value)| Some((word, value?))) {
+                    command.args([word, &value.to_string()]);
                 }
                 if let Some(backend) = scenario.backend.filter(|_| self.name == "ottla-lib") {
                     command.args(["-backend", backend]);
@@ -345,7 +377,7 @@ mod tests {
     #[test]
     fn a_job_becomes_each_peers_own_words() {
         let scenario = scenario::named(&["telemetry-12".to_owned()]).unwrap()[0];
-        let job = Job { bootstrap: "b:1", topic: "t", messages: 7, scenario };
+        let job = Job { bootstrap: "b:1", topic: "t", messages: 7, seconds: None, scenario };
         let peers = named(&["ottla", REFERENCE, FLOOR].map(str::to_owned)).unwrap();
         let said = peers
             .iter()
@@ -366,6 +398,12 @@ mod tests {
         assert!(said(peers[0], paced).ends_with("--linger-ms 5 --rate 50000"));
         assert!(said(peers[1], waited).ends_with("-linger 0 -mode waited"));
         assert!(said(peers[1], paced).ends_with("-linger 5 -mode paced:50000"));
+        let of = |name: &str| Job { seconds: Some(9), scenario: scenario::named(&[name.into()]).unwrap()[0], ..job };
+        let klife = "-workload klife -compression none -linger 0 -mode klife-async:16 -batch-size 512000 -in-flight 1 -seconds 9";
+        assert!(said(peers[1], of("klife-async")).ends_with(klife));
+        assert!(said(peers[1], Job { seconds: None, ..of("mixed") }).ends_with("-linger 5 -mode mixed"));
+        let reads = words(&peers[0].command(Path::new("x"), &peers[0].steps[2], of("catch-up"))).join(" ");
+        assert!(reads.starts_with("bench consume") && reads.ends_with("--catch-up --verify sum"), "{reads}");
     }
 
     #[test]
@@ -377,6 +415,11 @@ mod tests {
         };
         assert!(waits(FLOOR, "telemetry", "") && !waits(FLOOR, "paced", "") && !waits(FLOOR, "idle-1000", ""));
         assert!(waits(REFERENCE, "idle-1000", "") && !waits(REFERENCE, "idle-1000", "pooled"));
+        assert!(
+            !waits("ottla", "mixed", "")
+                && waits("ottla-lib", "mixed", "LocalEngine")
+                && !waits("krafka", "catch-up", "")
+        );
         assert!(waits("ottla", "idle-1000", "LocalEngine") && waits(REFERENCE, "rtt-20", "pooled"));
     }
 

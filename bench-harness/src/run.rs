@@ -1,6 +1,7 @@
 //! The rounds: who runs when, what is checked, what is collected.
 
 use std::cell::{Cell, RefCell};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -172,21 +173,20 @@ impl Race<'_> {
         if self.broker.sink {
             return self.can(scenarios);
         }
-        let sends = |scenario: &&&Scenario| scenario.phases().contains(&Phase::Produce) && self.args.warm_up > 0;
+        let sends = |scenario: &&&Scenario| !matches!(scenario.mode, Mode::Idle(_)) && self.args.warm_up > 0;
         let Some(scenario) = scenarios.iter().find(sends) else { return Ok(()) };
         say(self.args, &format!("warming up with {} records", self.args.warm_up));
         let Some((peer, program)) = self.peers.iter().find(|(peer, _)| peer.has_broker()) else { return Ok(()) };
-        let topic = format!("warm-{}", std::process::id());
-        self.topic("create", &topic, Some(scenario.partitions))?;
-        let waits = scenario.mode != Mode::Full;
-        let messages = if waits { scenario.counts(&[self.args.warm_up])[0] } else { self.args.warm_up };
-        let job = Job { bootstrap: &self.broker.bootstrap, topic: &topic, messages, scenario };
+        let (topic, scenario) = (format!("warm-{}", std::process::id()), &scenario.plain());
+        self.create(scenario, &topic)?;
+        let messages = self.args.warm_up;
+        let job = Job { bootstrap: &self.broker.bootstrap, topic: &topic, messages, seconds: None, scenario };
         for phase in [Phase::Produce, Phase::Consume] {
             if let Some(step) = peer.steps.iter().find(|step| step.phase == phase) {
                 self.take(peer, program, step, job)?;
             }
         }
-        self.topic("delete", &topic, None)
+        self.delete(scenario, &topic)
     }
 
     /// Sends the segment that the sink replays.
@@ -196,8 +196,13 @@ impl Race<'_> {
         say(self.args, &format!("{} makes the segment that is replayed", self.source.name));
         let (writer, write) = self.writer()?;
         let (bootstrap, topic) = (&self.broker.bootstrap, CANNED);
-        self.take(writer.0, &writer.1, write, Job { bootstrap, topic, messages: POOL_RECORDS, scenario })?;
-        self.check_count(topic, scenario, POOL_RECORDS)
+        self.take(
+            writer.0,
+            &writer.1,
+            write,
+            Job { bootstrap, topic, messages: POOL_RECORDS, seconds: None, scenario },
+        )?;
+        self.check_count(topic, scenario, POOL_RECORDS..=POOL_RECORDS)
     }
 
     /// Every peer sends, the counts are checked, every peer reads.
@@ -223,14 +228,16 @@ impl Race<'_> {
                     let run = Run { round, scenario, peer, program, step, place, proxy: proxy.as_ref() };
                     let (short, long, settings) = match scenario.mode {
                         Mode::Idle(seconds) => self.idle(&run, seconds)?,
+                        Mode::CatchUp(rate) => self.catch_up(&run, rate)?,
                         _ => self.takes(&run, &mut kept)?,
                     };
                     let sample = Sample { round, scenario, peer, step, short, long, settings };
                     let (cpu, rate) = (sample.cpu_us(), sample.messages_per_s());
+                    let unit = if matches!(scenario.mode, Mode::Idle(_)) { "second" } else { "record" };
                     say(
                         self.args,
                         &format!(
-                            "round {} of {}: {} {phase} {} {}: {cpu:.3} us CPU a record, {rate:.0} records/s",
+                            "round {} of {}: {} {phase} {} {}: {cpu:.3} us CPU a {unit}, {rate:.0} {unit}s/s",
                             round + 1,
                             self.args.runs,
                             scenario.name,
@@ -242,7 +249,7 @@ impl Race<'_> {
                 }
             }
         }
-        kept.iter().try_for_each(|topic| self.topic("delete", topic, None))
+        kept.iter().try_for_each(|topic| self.delete(scenario, topic))
     }
 
     /// A short and a long run, or a plain one.
@@ -250,35 +257,68 @@ impl Race<'_> {
         let Run { scenario, peer, program, step, .. } = *run;
         let writes = step.phase == Phase::Produce && peer.has_broker();
         let mut takes = Vec::new();
-        for messages in scenario.counts(&self.args.messages) {
+        for (messages, seconds) in scenario.lengths(&self.args.messages) {
             let topic =
                 if step.phase == Phase::Produce { run.topic(messages) } else { run.source(self.source, messages) };
             if writes {
-                self.topic("create", &topic, Some(scenario.partitions))?;
+                self.create(scenario, &topic)?;
             }
             let bootstrap = run.proxy.map_or(&self.broker.bootstrap, |proxy| &proxy.address);
             let proxy_before = run.proxy.and_then(|proxy| cpu_of(proxy.pid));
-            let (mut take, settings) =
-                self.take(peer, program, step, Job { bootstrap, topic: &topic, messages, scenario })?;
+            let job = Job { bootstrap, topic: &topic, messages, seconds, scenario };
+            let (mut take, settings) = self.take(peer, program, step, job)?;
             let proxy_after = run.proxy.and_then(|proxy| cpu_of(proxy.pid));
             take.proxy_cpu_seconds =
-                proxy_after.zip(proxy_before).map(|(after, before)| (after - before).as_secs_f64());
+                proxy_after.zip(proxy_before).map(|(after, before)| after.saturating_sub(before).as_secs_f64());
             takes.push((take, settings));
             if writes {
-                self.check_count(&topic, scenario, messages)?;
+                self.check_count(&topic, scenario, take.messages..=take.messages)?;
                 if run.proxy.is_some() {
                     self.reader.check_order(&self.broker.bootstrap, &topic, messages)?;
                 }
-                if peer.name == self.source.name && run.place == 0 {
+                if peer.name == self.source.name && run.place == 0 && scenario.phases().contains(&Phase::Consume) {
                     kept.push(topic);
                 } else {
                     // The broker's memory is what holds it.
-                    self.topic("delete", &topic, None)?;
+                    self.delete(scenario, &topic)?;
                 }
             }
         }
-        let last = takes.pop().ok_or_else(|| Fault::Usage("--messages: no number".into()))?;
-        Ok((takes.pop().map(|(short, _)| short), last.0, last.1))
+        pair(takes)
+    }
+
+    /// A reader of a topic that is full while somebody writes on, until it has caught up: a short and a long backlog.
+    fn catch_up(&self, run: &Run<'_>, rate: u32) -> Result<(Option<Take>, Take, Value), Fault> {
+        let Run { scenario, peer, program, step, .. } = *run;
+        let ((writer, writes), write) = self.writer()?;
+        let (plain, limit) = (scenario.plain(), u64::from(rate) * self.args.timeout_seconds);
+        let paced = Scenario { mode: Mode::Paced(rate), linger_ms: 5, ..plain };
+        let mut takes = Vec::new();
+        for (messages, seconds) in scenario.lengths(&self.args.messages) {
+            let topic = run.topic(messages);
+            self.create(scenario, &topic)?;
+            let job = Job { bootstrap: &self.broker.bootstrap, topic: &topic, messages, seconds, scenario };
+            self.take(writer, writes, write, Job { scenario: &plain, ..job })?;
+            self.check_count(&topic, scenario, messages..=messages)?;
+            // It ends when this is over; where the broker is, so that it costs no reader anything.
+            let mut beside = writer.command(writes, write, Job { messages: limit, scenario: &paced, ..job });
+            let core = self.cores.map(|cores| cores.broker);
+            let mut beside = Running::start(core, &mut beside, &format!("{} beside {topic}", writer.name))?;
+            let until = Instant::now() + TOPIC_SECONDS_MAX;
+            while self.reader.count(self.root, job.bootstrap, &topic, scenario.partitions)? == messages {
+                beside.cpu()?;
+                if Instant::now() > until {
+                    return Err(Fault::Failed(format!("{} writes nothing beside {topic}", writer.name)));
+                }
+            }
+            takes.push(self.take(peer, program, step, job)?);
+            beside.cpu()?;
+            drop(beside);
+            let read = takes.last().map_or(0, |(take, _)| take.messages);
+            self.check_count(&topic, scenario, read..=u64::MAX)?;
+            self.delete(scenario, &topic)?;
+        }
+        pair(takes)
     }
 
     /// A reader of a topic without records, by its CPU time so far after [`SETTLE_SECONDS`] and after so many seconds
@@ -286,8 +326,8 @@ impl Race<'_> {
     fn idle(&self, run: &Run<'_>, seconds: u32) -> Result<(Option<Take>, Take, Value), Fault> {
         let Run { scenario, peer, program, step, .. } = *run;
         let topic = &run.topic(1);
-        self.topic("create", topic, Some(scenario.partitions))?;
-        let job = Job { bootstrap: &self.broker.bootstrap, topic, messages: 1, scenario };
+        self.create(scenario, topic)?;
+        let job = Job { bootstrap: &self.broker.bootstrap, topic, messages: 1, seconds: None, scenario };
         let what = format!("{} {} {topic}", peer.name, step.phase);
         let started = Instant::now();
         let mut reader = Running::start(self.client_core(scenario), &mut peer.command(program, step, job), &what)?;
@@ -301,7 +341,7 @@ impl Race<'_> {
         self.take(writer.0, &writer.1, write, job)?;
         let said = reader.output(Duration::from_secs(self.args.timeout_seconds))?;
         let (take, settings) = self.read(peer, step, job, &what, &said, None)?;
-        self.topic("delete", topic, None)?;
+        self.delete(scenario, topic)?;
         let broker_before = points[0].3;
         let mut takes = points.into_iter().map(|(at, cpu, since, broker)| {
             let broker = broker.zip(broker_before).map(|(now, before)| now.saturating_sub(before));
@@ -338,17 +378,24 @@ impl Race<'_> {
         self.broker.pids.iter().try_for_each(|pid| machine::move_to(to, *pid))
     }
 
-    fn check_count(&self, topic: &str, scenario: &Scenario, sent: u64) -> Result<(), Fault> {
-        let found = self.reader.count(self.root, &self.broker.bootstrap, topic, scenario.partitions)?;
-        if found == sent {
+    fn check_count(&self, topic: &str, scenario: &Scenario, sent: RangeInclusive<u64>) -> Result<(), Fault> {
+        let counts = scenario
+            .topics(topic)
+            .into_iter()
+            .map(|topic| self.reader.count(self.root, &self.broker.bootstrap, &topic, scenario.partitions));
+        let found = counts.sum::<Result<u64, Fault>>()?;
+        if sent.contains(&found) {
             return Ok(());
         }
-        Err(Fault::Check(format!("{topic} holds {found} records by {}, {sent} were sent", self.reader.name())))
+        let (name, sent) = (self.reader.name(), sent.start());
+        Err(Fault::Check(format!("{topic} holds {found} records by {name}, {sent} were sent or read")))
     }
 
     /// A reader must have read what was sent: the sum says so, or the peer itself where it compared every record.
-    fn check_sum(&self, take: &Take, step: &Step, said: &Value, workload: Workload) -> Result<(), Fault> {
-        if step.phase == Phase::Produce {
+    fn check_sum(&self, take: &Take, step: &Step, said: &Value, scenario: &Scenario) -> Result<(), Fault> {
+        let (workload, mode) = (scenario.workload, scenario.mode);
+        // Which records came while it caught up depends on when it did.
+        if matches!(mode, Mode::CatchUp(_)) || (step.phase == Phase::Produce && mode != Mode::Mixed) {
             return Ok(());
         }
         let Some(read) = take.checksum else {
@@ -368,22 +415,46 @@ impl Race<'_> {
         Err(Fault::Check(format!("read the sum {read:016x}, {expected:016x} was sent")))
     }
 
-    /// Creates or deletes a topic.
-    fn topic(&self, verb: &str, topic: &str, partitions: Option<u32>) -> Result<(), Fault> {
+    /// Creates a scenario's topics, and waits until they are there. A sink has every topic.
+    fn create(&self, scenario: &Scenario, topic: &str) -> Result<(), Fault> {
         if self.broker.sink {
             return Ok(());
         }
-        let mut command = Command::new(self.ottla);
-        command.args(["topics", verb, topic, "-b", &self.broker.bootstrap]);
-        if let Some(partitions) = partitions {
-            command.args(["--partitions", &partitions.to_string()]);
+        let (partitions, replicas) = (scenario.partitions.to_string(), scenario.replicas.to_string());
+        let needed = format!("min.insync.replicas={}", scenario.replicas.min(2));
+        scenario.topics(topic).iter().try_for_each(|topic| {
+            self.topics(&[
+                "create",
+                topic,
+                "--partitions",
+                &partitions,
+                "--replication-factor",
+                &replicas,
+                "--topic-config",
+                &needed,
+            ])?;
+            self.until_empty_topic(topic, scenario.partitions)
+        })
+    }
+
+    fn delete(&self, scenario: &Scenario, topic: &str) -> Result<(), Fault> {
+        if self.broker.sink {
+            return Ok(());
         }
+        scenario.topics(topic).iter().try_for_each(|topic| self.topics(&["delete", topic]))
+    }
+
+    /// Runs `ottla topics`.
+    fn topics(&self, args: &[&str]) -> Result<(), Fault> {
+        let mut command = Command::new(self.ottla);
+        command.arg("topics").args(args).args(["-b", &self.broker.bootstrap]);
         peer::without_settings(&mut command);
         let said = command.stdin(Stdio::null()).output().map_err(Fault::failed("ottla topics"))?;
         if said.status.success() {
-            return partitions.map_or(Ok(()), |partitions| self.until_empty_topic(topic, partitions));
+            return Ok(());
         }
-        Err(Fault::Failed(format!("ottla topics {verb} {topic}: {}", String::from_utf8_lossy(&said.stderr).trim())))
+        let words = String::from_utf8_lossy(&said.stderr);
+        Err(Fault::Failed(format!("ottla topics {}: {}", args.join(" "), words.trim())))
     }
 
     /// A broker that says a topic is created may not know of it for a moment.
@@ -421,9 +492,9 @@ impl Race<'_> {
         broker_cpu: Option<Duration>,
     ) -> Result<(Take, Value), Fault> {
         let said: Value = serde_json::from_str(said).map_err(Fault::failed(format!("{what}: its report")))?;
-        let take = Take::read(step.phase, job.messages, &said, broker_cpu).and_then(|take| {
+        let take = Take::read(&job, step.phase, &said, broker_cpu).and_then(|take| {
             if peer.has_broker() {
-                self.check_sum(&take, step, &said, job.scenario.workload)?;
+                self.check_sum(&take, step, &said, job.scenario)?;
             }
             Ok(take)
         });
@@ -433,6 +504,12 @@ impl Race<'_> {
         })?;
         Ok((take, said["settings"].clone()))
     }
+}
+
+/// The runs of one step: perhaps a short one, and the last with its settings.
+fn pair(mut takes: Vec<(Take, Value)>) -> Result<(Option<Take>, Take, Value), Fault> {
+    let (long, settings) = takes.pop().ok_or_else(|| Fault::Usage("--messages: no number".into()))?;
+    Ok((takes.pop().map(|(short, _)| short), long, settings))
 }
 
 /// One step of one peer in one round of one scenario.

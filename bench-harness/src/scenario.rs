@@ -5,7 +5,7 @@ use crate::peer::Phase;
 use crate::workload::{POOL_RECORDS, Workload};
 
 /// One scenario. Every peer makes the same records in it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Scenario {
     /// By which it is asked for.
     pub name: &'static str,
@@ -25,8 +25,14 @@ pub struct Scenario {
     pub backend: Option<&'static str>,
     /// How records are sent.
     pub mode: Mode,
-    /// Nodes of the cluster: 1 or 3, or 0 for the sink. Three keep every partition on all of them, and acknowledge with two.
+    /// Most bytes of a batch before compression, where it is not the 1,000,000 of all others.
+    pub batch_size: Option<u32>,
+    /// Most requests under way to one broker, where it is not what the client chooses itself.
+    pub in_flight: Option<u32>,
+    /// Nodes of the cluster: 1 or 3, or 0 for the sink.
     pub nodes: u32,
+    /// Replicas of each partition, all but one of which (all of two) must have a record before it is acknowledged.
+    pub replicas: u32,
     /// What a proxy makes of the round trip to the broker, in milliseconds; 0 without one.
     pub rtt_ms: u32,
     /// Where client and broker run.
@@ -57,7 +63,21 @@ pub enum Mode {
     Sink(Phase),
     /// Nobody sends: a reader of all partitions waits for so many seconds; "records" of the report are those seconds.
     Idle(u32),
+    /// All readers begin with records that are there while somebody else goes on writing so many a second, and are done when
+    /// they stand at the end of every partition.
+    CatchUp(u32),
+    /// One process sends the records and reads them at the same time.
+    Mixed,
+    /// So many workers, each of which sends three records to three topics and waits for all three.
+    KlifeSync(u32),
+    /// So many tasks that send to three topics for [`KLIFE_SECONDS`] and wait for nothing.
+    KlifeAsync(u32),
 }
+
+/// How long a short and a long run of Klife's tasks send.
+pub const KLIFE_SECONDS: [u32; 2] = [2, 10];
+/// Where they end before: 5 GB in two replicas in the memory of this machine.
+const KLIFE_RECORDS_MAX: u64 = 2_500_000;
 
 /// The fields that most scenarios share.
 const TELEMETRY: Scenario = Scenario {
@@ -72,11 +92,31 @@ const TELEMETRY: Scenario = Scenario {
     divide: 2,
     backend: None,
     mode: Mode::Full,
+    batch_size: None,
+    in_flight: None,
     nodes: 1,
+    replicas: 1,
     rtt_ms: 0,
     place: Place::Apart,
 };
 const FIXED: Scenario = Scenario { compression: "none", ..TELEMETRY };
+/// What Klife's benches have in common, as its repository has them.
+const KLIFE: Scenario = Scenario {
+    workload: Workload::Klife,
+    partitions: 30,
+    compression: "none",
+    linger_ms: 0,
+    batch_size: Some(512_000),
+    in_flight: Some(1),
+    nodes: 3,
+    replicas: 2,
+    ..TELEMETRY
+};
+
+/// Klife's sync bench: few workers wait longer for fewer records.
+const fn klife_sync(name: &'static str, what: &'static str, workers: u32) -> Scenario {
+    Scenario { name, what, mode: Mode::KlifeSync(workers), divide: 1_600 / workers as u64, ..KLIFE }
+}
 
 /// Every scenario.
 pub const ALL: &[Scenario] = &[
@@ -158,6 +198,7 @@ pub const ALL: &[Scenario] = &[
         what: "telemetry over 12 partitions of a cluster of 3 nodes, 3 replicas, acknowledged by 2",
         partitions: 12,
         nodes: 3,
+        replicas: 3,
         divide: 4,
         ..TELEMETRY
     },
@@ -192,6 +233,43 @@ pub const ALL: &[Scenario] = &[
         mode: Mode::Sink(Phase::Consume),
         ..TELEMETRY
     },
+    Scenario {
+        name: "catch-up",
+        what: "readers of 12 partitions full of telemetry while 50,000 records a second more are written: until they stand \
+               at the end",
+        partitions: 12,
+        mode: Mode::CatchUp(50_000),
+        divide: 4,
+        ..TELEMETRY
+    },
+    Scenario {
+        name: "mixed",
+        what: "telemetry sent and read by one process at the same time; CPU of both together, linger 5 ms",
+        linger_ms: 5,
+        mode: Mode::Mixed,
+        divide: 4,
+        ..TELEMETRY
+    },
+    klife_sync(
+        "klife-sync-1",
+        "Klife's: 1 worker sends 3 records of 1,050 bytes to 3 topics of 30 partitions, and waits",
+        1,
+    ),
+    klife_sync("klife-sync-2", "the same by 2 workers", 2),
+    klife_sync("klife-sync-4", "the same by 4 workers", 4),
+    klife_sync("klife-sync-8", "the same by 8 workers", 8),
+    klife_sync(
+        "klife-sync-16",
+        "the same by 16 workers; all of them: 3 brokers, 2 replicas, linger 0, 1 request in flight",
+        16,
+    ),
+    Scenario {
+        name: "klife-async",
+        what: "Klife's: 16 tasks send to the same topics for 10 s and wait for nothing",
+        mode: Mode::KlifeAsync(16),
+        divide: 1,
+        ..KLIFE
+    },
 ];
 
 impl Scenario {
@@ -206,19 +284,55 @@ impl Scenario {
         counts
     }
 
+    /// Records and, where time is what ends a run, seconds of each run.
+    pub fn lengths(&self, asked: &[u64]) -> Vec<(u64, Option<u32>)> {
+        let counts = self.counts(asked);
+        match self.mode {
+            Mode::KlifeAsync(_) => {
+                let seconds = &KLIFE_SECONDS[KLIFE_SECONDS.len().saturating_sub(counts.len())..];
+                counts
+                    .into_iter()
+                    .map(|count| count.min(KLIFE_RECORDS_MAX))
+                    .zip(seconds.iter().copied().map(Some))
+                    .collect()
+            }
+            // Threes for every worker.
+            Mode::KlifeSync(workers) => {
+                let whole = 3 * u64::from(workers);
+                counts.into_iter().map(|count| (count.div_ceil(whole) * whole, None)).collect()
+            }
+            _ => counts.into_iter().map(|count| (count, None)).collect(),
+        }
+    }
+
+    /// The names of its topics, made of one.
+    pub fn topics(&self, name: &str) -> Vec<String> {
+        match self.mode {
+            Mode::KlifeSync(_) | Mode::KlifeAsync(_) => (0..3).map(|number| format!("{name}-{number}")).collect(),
+            _ => vec![name.to_owned()],
+        }
+    }
+
+    /// Records sent as fast as it goes to a topic like this one's, to warm up or to be read later.
+    pub fn plain(&self) -> Self {
+        Self { workload: Workload::Telemetry, mode: Mode::Full, in_flight: None, rtt_ms: 0, ..*self }
+    }
+
     /// What is run of it.
     pub fn phases(&self) -> &'static [Phase] {
         match self.mode {
             Mode::Full => &[Phase::Produce, Phase::Consume],
-            Mode::Waited | Mode::Paced(_) | Mode::Sink(Phase::Produce) => &[Phase::Produce],
-            Mode::Idle(_) | Mode::Sink(Phase::Consume) => &[Phase::Consume],
+            Mode::Waited | Mode::Paced(_) | Mode::Mixed | Mode::KlifeSync(_) | Mode::KlifeAsync(_) => &[Phase::Produce],
+            Mode::Idle(_) | Mode::CatchUp(_) | Mode::Sink(Phase::Consume) => &[Phase::Consume],
+            Mode::Sink(Phase::Produce) => &[Phase::Produce],
         }
     }
 
     /// How much of its core the busier one used, of what client and broker used of one each; `None` where waiting is what
     /// is measured and says nothing against a run.
     pub fn busy(&self, client: f64, broker: f64) -> Option<f64> {
-        if !matches!(self.mode, Mode::Full | Mode::Sink(_)) || self.rtt_ms > 0 {
+        let waits = matches!(self.mode, Mode::Waited | Mode::Paced(_) | Mode::Idle(_) | Mode::KlifeSync(_));
+        if waits || self.rtt_ms > 0 {
             return None;
         }
         Some(if self.place == Place::OneCore { client + broker } else { client.max(broker) })
@@ -255,6 +369,7 @@ mod tests {
         for scenario in ALL {
             assert_eq!(scenario.nodes == 0, matches!(scenario.mode, Mode::Sink(_)));
             assert!([0, 1, 3].contains(&scenario.nodes) && scenario.divide > 0 && !scenario.phases().is_empty());
+            assert!(scenario.replicas <= scenario.nodes.max(1));
             // A proxy stands in front of one node.
             assert!(scenario.rtt_ms == 0 || scenario.nodes == 1, "{}", scenario.name);
         }
@@ -275,12 +390,25 @@ mod tests {
     }
 
     #[test]
+    fn klifes_runs_are_threes_for_each_worker_or_seconds() {
+        let asked = [2_000_000, 12_000_000];
+        assert_eq!(one("klife-sync-16").lengths(&asked), [(20_016, None), (120_000, None)]);
+        assert_eq!(one("klife-sync-1").lengths(&asked), [(1_251, None), (7_500, None)]);
+        assert_eq!(one("klife-async").lengths(&asked), [(2_000_000, Some(2)), (2_500_000, Some(10))]);
+        assert_eq!(one("klife-async").lengths(&[9]), [(9, Some(10))]);
+        assert_eq!(one("telemetry").lengths(&asked), [(1_000_000, None), (6_000_000, None)]);
+        assert_eq!(one("klife-async").topics("t"), ["t-0", "t-1", "t-2"]);
+        assert_eq!(one("mixed").topics("t"), ["t"]);
+    }
+
+    #[test]
     fn one_core_is_busy_with_both_and_waiting_scenarios_need_not_be() {
         assert_eq!(one("telemetry").busy(0.6, 0.5), Some(0.6));
         assert_eq!(one("brokers-3").busy(0.6, 0.97), Some(0.97));
         assert_eq!(one("sink-produce").busy(0.96, 0.05), Some(0.96));
         assert_eq!(one("telemetry-one-core").busy(0.6, 0.375), Some(0.975));
-        for name in ["rtt-20", "waited", "paced", "idle-1000"] {
+        assert_eq!(one("klife-async").busy(0.6, 0.5), Some(0.6));
+        for name in ["rtt-20", "waited", "paced", "idle-1000", "klife-sync-16"] {
             assert_eq!(one(name).busy(0.1, 0.1), None, "{name}");
         }
     }

@@ -53,6 +53,10 @@ fn aim(row: &Row<'_>) -> String {
         Mode::Idle(_) => {
             cell(row, |sample| Some(sample.client_busy() * 100.0), |busy| format!("{busy:.2} % of a core"))
         }
+        Mode::CatchUp(_) => cell(row, Sample::catch_up_seconds, |seconds| format!("{seconds:.2} s to the end")),
+        Mode::KlifeSync(_) | Mode::KlifeAsync(_) => {
+            cell(row, |sample| Some(1e6 / sample.cpu_us()), |rate| format!("{} records/CPU s", grouped(rate)))
+        }
         _ => cell(row, Sample::batches_per_rtt, |count| format!("{count:.2} batches/RTT")),
     }
 }

@@ -108,6 +108,10 @@ pub struct BenchArgs {
     /// Send one record at a time and wait for its acknowledgement.
     #[arg(long, conflicts_with = "rate")]
     pub waited: bool,
+    /// Read until at least so many records were read and every partition is read to its end as it was last told: for a topic
+    /// that somebody goes on writing to. Only counts are compared.
+    #[arg(long)]
+    pub catch_up: bool,
     /// Run the shard inside the sending and reading thread (a LocalEngine) instead of threads of its own.
     #[arg(long)]
     pub local: bool,

@@ -389,12 +389,28 @@ func klife(client *kgo.Client, from *source, messages, workers uint64, partition
 	return merged, sent.Load()
 }
 
-func consume(client *kgo.Client, messages uint64, pooled bool) (count, sum uint64) {
+// Reads so many records; to catch up, at least so many and until every partition was read to the end that came with its
+// last records.
+func consume(client *kgo.Client, messages uint64, partitions int, catchUp, pooled bool) (count, sum uint64) {
 	ctx := context.Background()
-	for count < messages {
+	atEnd, missing := make([]bool, partitions), partitions
+	for count < messages || (catchUp && missing > 0) {
 		fetches := client.PollFetches(ctx)
 		for _, e := range fetches.Errors() {
 			fail(e.Err)
+		}
+		if catchUp {
+			fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+				if n := len(p.Records); n > 0 {
+					atEnd[p.Partition] = p.Records[n-1].Offset+1 >= p.HighWatermark
+				}
+			})
+			missing = 0
+			for _, is := range atEnd {
+				if !is {
+					missing++
+				}
+			}
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
 			count++
@@ -417,7 +433,7 @@ func main() {
 	workload := flag.String("workload", "telemetry", "telemetry, telemetry-pool or fixed:SIZE")
 	compression := flag.String("compression", "lz4", "lz4 or none")
 	linger := flag.Int("linger", 100, "milliseconds")
-	mode := flag.String("mode", "full", "full, waited, paced:PER_SECOND, mixed, klife-sync:WORKERS or klife-async:TASKS")
+	mode := flag.String("mode", "full", "full, waited, paced:PER_SECOND, mixed, klife-sync:WORKERS or klife-async:TASKS; reading: full or catch-up")
 	batchSize := flag.Int("batch-size", 1_000_000, "bytes")
 	inFlight := flag.Int("in-flight", 0, "produce requests under way to one broker; 0 = the client's default")
 	seconds := flag.Int("seconds", 0, "Klife's benches end after so long")
@@ -481,10 +497,10 @@ func main() {
 	switch {
 	case !produces:
 		requests = &met.fetchRequests
-		count, sum = consume(client, *messages, *pooled)
+		count, sum = consume(client, *messages, *partitions, how == "catch-up", *pooled)
 	case mixed:
 		var reader sync.WaitGroup
-		reader.Go(func() { _, sum = consume(client, *messages, *pooled) })
+		reader.Go(func() { _, sum = consume(client, *messages, *partitions, false, *pooled) })
 		acks = produce(client, from, *messages, false, 0)
 		reader.Wait()
 	case how == "klife-sync" || how == "klife-async":

@@ -71,6 +71,9 @@ pub fn run(args: &BenchArgs, layers: &mut Layers, output: &Output) -> Result<(),
     if args.lanes > 1 && (args.rate.is_some() || args.waited) {
         return Err(Failure::Usage("bench --rate and --waited send from one lane".into()));
     }
+    if args.catch_up && args.phase != Phase::Consume {
+        return Err(Failure::Usage("bench --catch-up: others write, so it goes with consume".into()));
+    }
     let child = if args.bootstrap.is_none() && !layers.is_set("bootstrap.servers") {
         if args.phase == Phase::Consume {
             return Err(Failure::Usage("bench consume: an embedded broker would be empty; give -b HOST:PORT".into()));

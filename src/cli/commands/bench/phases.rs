@@ -21,7 +21,7 @@ use crate::cli::connect::Session;
 use crate::cli::failure::Failure;
 use crate::cli::workload::{Content, HEADER_NAMES, POOL_RECORDS, Workload, timestamp};
 use crate::config::StartAt;
-use crate::consumer::{Batch, ConsumeError};
+use crate::consumer::{Batch, ConsumeError, Consumer, LocalConsumer};
 use crate::engine::LocalEngine;
 use crate::producer::{DeliveryResult, FlushError, Lane, LocalProducer, Losses, Record, Rejected};
 
@@ -275,22 +275,16 @@ pub fn consume(
         .zip(0..)
         .map(|(start, partition)| (args.topic.as_str(), partition, start.map_or(StartAt::Earliest, StartAt::Offset)));
     let settings = plan.layers.consumer()?;
-    let mut next: Box<dyn FnMut(Duration) -> Result<Option<Batch>, ConsumeError>> = match session.local() {
+    let mut reader: Box<dyn Reader> = match session.local() {
         Some(local) => {
-            let consumer = local.consumer().settings(settings).assign(assignment).build();
-            let mut consumer = consumer.map_err(Failure::failed)?;
-            Box::new(move |timeout| consumer.next(timeout))
+            Box::new(local.consumer().settings(settings).assign(assignment).build().map_err(Failure::failed)?)
         }
-        None => {
-            let consumer = session.consumer().settings(settings).assign(assignment).build();
-            let mut consumer = consumer.map_err(Failure::failed)?;
-            Box::new(move |timeout| consumer.next(timeout))
-        }
+        None => Box::new(session.consumer().settings(settings).assign(assignment).build().map_err(Failure::failed)?),
     };
     let mut batches = 0;
     let mut damage = None;
-    while check.counted() < args.messages && damage.is_none() {
-        let batch = match next(plan.stall()) {
+    while !(check.counted() >= args.messages && (!args.catch_up || at_end(&*reader, &args.topic, partitions)?)) {
+        let batch = match reader.next(plan.stall()) {
             Ok(Some(batch)) => batch,
             Ok(None) => {
                 damage = Some(format!("nothing came for {} s", plan.stall().as_secs()));
@@ -308,7 +302,13 @@ pub fn consume(
     bar.finish_and_clear();
     let stats = session.stats().since(&before);
     let messages = check.counted();
-    let (verdict, checksum) = check.verdict(args.workload, args.messages);
+    let (verdict, checksum) = match args.catch_up {
+        true if messages < args.messages => {
+            (Err(format!("{messages} records read, {} were there", args.messages)), None)
+        }
+        true => (Ok(()), None),
+        false => check.verdict(args.workload, args.messages),
+    };
     let verdict = match (verdict, damage) {
         (Err(what), Some(damage)) => Err(format!("{what}; {damage}")),
         (verdict, _) => verdict,
@@ -321,10 +321,42 @@ pub fn consume(
         batches,
         requests: stats.fetch_requests,
         wire_bytes: stats.fetched_bytes,
-        verified: Some((verdict.is_ok(), args.verify)),
+        verified: (!args.catch_up).then_some((verdict.is_ok(), args.verify)),
         checksum,
     };
     Ok((row, verdict))
+}
+
+/// A consumer of a threaded engine, or of a local one.
+trait Reader {
+    fn next(&mut self, timeout: Duration) -> Result<Option<Batch>, ConsumeError>;
+    /// Where the next record is read, and the end as it was last told.
+    fn place(&self, topic: &str, partition: i32) -> Result<(Option<i64>, Option<i64>), ConsumeError>;
+}
+
+macro_rules! reader {
+    ($($consumer:ty),*) => {$(
+        impl Reader for $consumer {
+            fn next(&mut self, timeout: Duration) -> Result<Option<Batch>, ConsumeError> {
+                <$consumer>::next(self, timeout)
+            }
+            fn place(&self, topic: &str, partition: i32) -> Result<(Option<i64>, Option<i64>), ConsumeError> {
+                Ok((self.position(topic, partition)?, self.high_watermark(topic, partition)?))
+            }
+        }
+    )*};
+}
+reader!(Consumer, LocalConsumer);
+
+/// Whether every partition is read to its end.
+fn at_end(reader: &dyn Reader, topic: &str, partitions: usize) -> Result<bool, Failure> {
+    for (partition, _) in (0..).zip(0..partitions) {
+        match reader.place(topic, partition).map_err(Failure::failed)? {
+            (Some(position), Some(end)) if position >= end => {}
+            _ => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 /// What is done with the records read.
