@@ -132,6 +132,25 @@ fn push_bytes(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
 /// as much as what they do.
 #[inline(always)]
 fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Result<Option<&'a [u8]>, &'static str> {
+    // Up to 63 bytes, up to 8,191: one look tells that the length is that short and not negative.
+    let (len, rest) = match **bytes {
+        [a, ref rest @ ..] if a & 0x81 == 0 => (usize::from(a >> 1), rest),
+        [a, b, ref rest @ ..] if a & 1 == 0 && b < 0x80 => (usize::from(a & 0x7f) >> 1 | usize::from(b) << 6, rest),
+        [1, ref rest @ ..] => {
+            *bytes = rest;
+            return Ok(None);
+        }
+        _ => return take_other_bytes(bytes),
+    };
+    let (field, rest) = rest.split_at_checked(len).ok_or("length past the end")?;
+    *bytes = rest;
+    Ok(Some(field))
+}
+
+/// Long, or wrong.
+#[cold]
+#[inline(never)]
+fn take_other_bytes<'a>(bytes: &mut &'a [u8]) -> Result<Option<&'a [u8]>, &'static str> {
     let len = take_varint(bytes).map_err(|_| "bad varint")?;
     if len < 0 {
         return if len == -1 { Ok(None) } else { Err("negative length") };

@@ -3,6 +3,7 @@
 // A rejected record goes back as it came.
 #![allow(clippy::result_large_err)]
 
+use std::iter::from_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -405,7 +406,12 @@ impl Check {
             }
             Self::Sum { counted, sum } => {
                 for record in batch {
-                    let headers = record.headers().map_while(Result::ok).map(|header| (header.key, header.value));
+                    // Inlined, other than `map_while`.
+                    let mut headers = record.headers();
+                    let headers = from_fn(move || match headers.next() {
+                        Some(Ok(header)) => Some((header.key, header.value)),
+                        _ => None,
+                    });
                     sum.record(record.key(), record.value(), headers);
                     *counted += 1;
                 }
