@@ -150,6 +150,22 @@ pub const ALL: &[Peer] = &[
         steps: ALIKE,
     },
     Peer {
+        name: "confluent-kafka-go",
+        what: "confluent-kafka-go 2.11.1 with its librdkafka: Produce without delivery reports, and with them; Poll",
+        kind: GO,
+        steps: &[
+            Step::new(Phase::Produce, "", &[]),
+            Step::new(Phase::Produce, "delivery reports", &["-reports"]),
+            Step::new(Phase::Consume, "", &[]),
+        ],
+    },
+    Peer {
+        name: "rskafka",
+        what: "rskafka 0.6.0, pure Rust: batches made by the caller, 5 under way, not idempotent; its streams",
+        kind: Kind::Crate,
+        steps: ALIKE,
+    },
+    Peer {
         name: "krafka",
         what: "krafka 0.28.1, pure Rust on Tokio's current-thread runtime, with its larger polls and fetches",
         kind: Kind::Crate,

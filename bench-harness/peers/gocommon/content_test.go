@@ -1,4 +1,4 @@
-package main
+package gocommon
 
 import (
 	"fmt"
@@ -11,19 +11,20 @@ func TestWorkloadsHaveKnownSums(t *testing.T) {
 		"telemetry": "dcc558c833cb7022", "telemetry-pool": "dcc558c833cb7022", "fixed:100": "c8e77a511267e02f", "klife": "0a4e38bb6d5b7c05",
 	}
 	for workload, want := range known {
-		from, err := newSource(workload, "t", 1000, 0)
+		from, err := NewSource[plainHeader](workload, 1000)
 		if err != nil {
 			t.Fatal(err)
 		}
 		sum := uint64(0)
 		for index := uint64(0); index < 1000; index++ {
-			sum += sumOf(from.record(index))
+			c := from.Content(index)
+			sum += Sum(c.Key, c.Value, c.Headers)
 		}
 		if got := fmt.Sprintf("%016x", sum); got != want {
 			t.Fatal(workload, got)
 		}
 	}
-	if _, err := newSource("fixed:0", "t", 1, 0); err == nil {
+	if _, err := NewSource[plainHeader]("fixed:0", 1); err == nil {
 		t.Fatal("a workload without bytes")
 	}
 }
