@@ -66,11 +66,7 @@ pub fn move_to(core: Option<usize>, pid: u32) -> Result<(), Fault> {
 
 /// User and system time of a running process, all its threads; `None` when there is none.
 pub fn cpu_of(pid: u32) -> Option<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name may hold spaces; fields are counted behind its closing parenthesis.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-    let counted = Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64);
+    let counted = cpu_parts_of(pid).map(|[user, system]| user + system)?;
     // That is in hundredths of a second. What the scheduler has of each thread is exact, but lacks threads that ended.
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let of = |thread: fs::DirEntry| {
@@ -78,6 +74,16 @@ pub fn cpu_of(pid: u32) -> Option<Duration> {
     };
     let scheduled = threads.filter_map(of).map(Duration::from_nanos).sum();
     Some(counted.max(scheduled))
+}
+
+/// The same, user and system time apart; also of a process that ended and was not waited for.
+pub fn cpu_parts_of(pid: u32) -> Option<[Duration; 2]> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name may hold spaces; fields are counted behind its closing parenthesis.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let ticks = [fields.next()?.parse::<u64>().ok()?, fields.next()?.parse::<u64>().ok()?];
+    let seconds = |ticks: u64| ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64;
+    Some(ticks.map(|ticks| Duration::from_secs_f64(seconds(ticks))))
 }
 
 /// Processes that are running or want to, averaged over a minute. A busy machine makes wall time worthless.

@@ -71,6 +71,8 @@ enum Kind {
     Ottla,
     /// A program of this crate that talks to nobody.
     Floor,
+    /// A program of this crate that talks to a broker and is no client.
+    Bare,
     /// `bench-harness/peers/NAME`, built by these words; `OUT` is where the program belongs, and all take the same words.
     Foreign {
         build: &'static [&'static str],
@@ -84,6 +86,8 @@ enum Kind {
 pub const REFERENCE: &str = "franz-go";
 /// The peer that does only what cannot be left out.
 pub const FLOOR: &str = "floor";
+/// The peer that leaves the kernel's part and the broker's, and nothing of a client's.
+pub const BARE: &str = "bare";
 
 const GO: Kind =
     Kind::Foreign { build: &["go", "build", "-mod=readonly", "-ldflags", "-s -w", "-o", "OUT", "."], needs: "Go 1.26" };
@@ -172,6 +176,12 @@ pub const ALL: &[Peer] = &[
         steps: ALIKE,
     },
     Peer {
+        name: BARE,
+        what: "no client: a socket, frames made beforehand, answers received and not looked at; one partition, uncompressed",
+        kind: Kind::Bare,
+        steps: ALIKE,
+    },
+    Peer {
         name: FLOOR,
         what: "no client: generate, encode, lz4, CRC and back, in memory; aside: all of a batch compressed at sealing",
         kind: Kind::Floor,
@@ -220,7 +230,7 @@ impl Peer {
             (Kind::Ottla, Some(path)) if path.is_file() => Ok(path.to_path_buf()),
             (Kind::Ottla, Some(path)) => Err(Fault::Usage(format!("--ottla {}: no such program", path.display()))),
             (Kind::Ottla, None) => cargo(root, "ottla", &["--features", "cli"]),
-            (Kind::Floor, _) => cargo(root, FLOOR, &["-p", "bench-harness"]),
+            (Kind::Floor | Kind::Bare, _) => cargo(root, self.name, &["-p", "bench-harness"]),
             (Kind::Crate, _) => {
                 let out = target(root).join("bench-harness").join("crates");
                 let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -245,6 +255,10 @@ impl Peer {
 
     /// Whether a step means something in a scenario.
     pub fn takes_part(&self, step: &Step, scenario: &Scenario) -> bool {
+        if self.kind == Kind::Bare {
+            let one = scenario.partitions == 1 && scenario.compression == "none" && scenario.nodes == 1;
+            return one && matches!(scenario.mode, Mode::Full | Mode::Waited);
+        }
         match scenario.mode {
             Mode::Full | Mode::Sink(_) => true,
             // Who sends nothing has nothing to wait for.
@@ -254,6 +268,11 @@ impl Peer {
             Mode::CatchUp(_) => CATCHERS.contains(&self.name),
             Mode::Mixed | Mode::KlifeSync(_) | Mode::KlifeAsync(_) => MIXERS.contains(&self.name),
         }
+    }
+
+    /// Whether it is somebody's client, which makes and reads records.
+    pub fn is_client(&self) -> bool {
+        !matches!(self.kind, Kind::Floor | Kind::Bare)
     }
 
     /// Whether it talks to a broker.
@@ -292,7 +311,7 @@ impl Peer {
                 }
                 without_settings(&mut command);
             }
-            Kind::Foreign { .. } | Kind::Crate => {
+            Kind::Foreign { .. } | Kind::Crate | Kind::Bare => {
                 command.args(["-phase", &phase, "-b", job.bootstrap, "-t", job.topic, "-n", &messages]);
                 command.args(["-partitions", &partitions, "-workload", &workload]);
                 command.args(["-compression", scenario.compression, "-linger", &linger]);
@@ -437,6 +456,15 @@ mod tests {
                 && !waits("krafka", "catch-up", "")
         );
         assert!(waits("ottla", "idle-1000", "LocalEngine") && waits(REFERENCE, "rtt-20", "pooled"));
+    }
+
+    #[test]
+    fn bare_sockets_take_part_where_nothing_is_compressed_in_one_partition() {
+        let bare = named(&[BARE.to_owned()]).unwrap()[0];
+        assert!(bare.has_broker() && !bare.is_client());
+        let takes = |scenario: &&scenario::Scenario| bare.takes_part(&bare.steps[0], scenario);
+        let names: Vec<_> = scenario::ALL.iter().filter(takes).map(|scenario| scenario.name).collect();
+        assert_eq!(names, ["r100", "r1k", "waited"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::expected;
 use crate::fault::Fault;
-use crate::peer::{FLOOR, Phase, REFERENCE};
+use crate::peer::{BARE, FLOOR, Phase, REFERENCE};
 use crate::published::Floors;
 use crate::sample::{FIGURES, Sample, figure};
 use crate::stats::Spread;
@@ -41,6 +41,12 @@ pub struct Row<'a> {
     pub to_reference: Option<Spread>,
     /// The same over the floor's.
     pub to_floor: Option<Spread>,
+    /// The same over that of bare sockets.
+    pub to_bare: Option<Spread>,
+    /// The median acknowledgement's time over that of bare sockets in the same round.
+    pub ack_to_bare: Option<Spread>,
+    /// By how many wakes of a thread, as measured beside the bare sockets, it is longer.
+    pub wakes_over_bare: Option<Spread>,
     /// Wire bytes per record over the median of the peers.
     pub wire_to_median: Option<f64>,
     /// The ratio to franz-go that others measured.
@@ -118,7 +124,13 @@ impl Row<'_> {
                 result[*name] = spread.json();
             }
         }
-        for (name, ratio) in [("ratio_to_franz_go", self.to_reference), ("ratio_to_floor", self.to_floor)] {
+        for (name, ratio) in [
+            ("ratio_to_franz_go", self.to_reference),
+            ("ratio_to_floor", self.to_floor),
+            ("ratio_to_bare", self.to_bare),
+            ("ack_p50_to_bare", self.ack_to_bare),
+            ("ack_p50_wakes_over_bare", self.wakes_over_bare),
+        ] {
             if let Some(ratio) = ratio {
                 result[name] = ratio.json();
             }
@@ -158,6 +170,9 @@ impl Report {
                     samples: vec![sample],
                     to_reference: None,
                     to_floor: None,
+                    to_bare: None,
+                    ack_to_bare: None,
+                    wakes_over_bare: None,
                     wire_to_median: None,
                     expected: None,
                     flags: Vec::new(),
@@ -179,12 +194,19 @@ impl Report {
         let first = row.first;
         row.to_reference = self.ratio(row, REFERENCE);
         row.to_floor = self.ratio(row, FLOOR);
+        row.to_bare = self.ratio(row, BARE);
+        let p50 = |sample: &Sample| Some(sample.long.ack_us?[0]).filter(|us| *us > 0.0);
+        row.ack_to_bare = self.beside(row, BARE, |own, bare| Some(p50(own)? / p50(bare)?));
+        row.wakes_over_bare = self.beside(row, BARE, |own, bare| {
+            let wake = bare.long.wake_us.filter(|us| *us > 0.0)?;
+            Some((p50(own)? - p50(bare)?) / wake)
+        });
         let reason =
             || self.accepted.iter().find(|(peer, _)| peer == first.peer.name).map(|(_, reason)| reason.clone());
         if first.peer.name == FLOOR && slower_than(&self.floors, row).is_some() {
             row.flags.push(Flag::SlowerFloor(reason()));
         }
-        if !first.peer.has_broker() {
+        if !first.peer.is_client() {
             return;
         }
         let wire = row.of(Sample::wire_bytes_per_message);
@@ -214,25 +236,30 @@ impl Report {
             let (one, other) = (row.first, of.first);
             (one.scenario.name, one.step.phase) == (other.scenario.name, other.step.phase)
                 && one.step.variant.is_empty()
-                && one.peer.has_broker()
+                && one.peer.is_client()
         };
         let wires = rows.iter().filter(like).filter_map(|row| Some(row.of(Sample::wire_bytes_per_message)?.median));
         Some(Spread::of(wires)?.median)
     }
 
     fn ratio(&self, row: &Row<'_>, reference: &str) -> Option<Spread> {
-        let ratio = |sample: &Sample| {
+        // Runs that are too short for the clock come out at nothing.
+        self.beside(row, reference, |own, other| (other.cpu_us() > 0.0).then(|| own.cpu_us() / other.cpu_us()))
+    }
+
+    /// A figure made of a row's samples and another peer's of the same round.
+    fn beside(
+        &self,
+        row: &Row<'_>,
+        reference: &str,
+        figure: impl Fn(&Sample, &Sample) -> Option<f64>,
+    ) -> Option<Spread> {
+        Spread::of(row.samples.iter().filter_map(|sample| {
             let same = |other: &&Sample| {
                 key(other) == (sample.scenario.name, sample.step.phase, reference, "") && other.round == sample.round
             };
-            // Runs that are too short for the clock come out at nothing.
-            self.samples
-                .iter()
-                .find(same)
-                .filter(|other| other.cpu_us() > 0.0)
-                .map(|other| sample.cpu_us() / other.cpu_us())
-        };
-        Spread::of(row.samples.iter().filter_map(|sample| ratio(sample)))
+            figure(sample, self.samples.iter().find(same)?)
+        }))
     }
 
     /// Peers that are off their expected ratio without a reason, and a floor that became slower: such a run is not to be
@@ -416,6 +443,29 @@ pub mod tests {
             (&pooled["flags"], &pooled["accepted"]),
             (&json!(["off-ratio-accepted"]), &json!("records are small"))
         );
+    }
+
+    #[test]
+    fn bare_sockets_are_what_others_are_multiples_of_in_cpu_and_latency() {
+        let mut report = Report::default();
+        for (peer, us, p50) in [("ottla", 3.0, 130.0), ("bare", 2.0, 100.0)] {
+            let mut one = sample(peer, Phase::Produce, 0, 0, &[(M, us, us)]);
+            one.long.ack_us = Some([p50, 200.0, 300.0]);
+            one.long.wake_us = (peer == "bare").then_some(20.0);
+            report.samples.push(one);
+        }
+        let json = report.json();
+        let of = |place: usize, name: &str| json["results"][place][name]["median"].as_f64().unwrap();
+        assert_eq!(
+            [of(0, "ratio_to_bare"), of(0, "ack_p50_to_bare"), of(0, "ack_p50_wakes_over_bare")],
+            [1.5, 1.3, 1.5]
+        );
+        assert_eq!(
+            [of(1, "ratio_to_bare"), of(1, "ack_p50_to_bare"), of(1, "ack_p50_wakes_over_bare")],
+            [1.0, 1.0, 0.0]
+        );
+        // It is no client: nobody expects a ratio of it, and what it does not wait for is no flaw.
+        assert_eq!(json["results"][1]["flags"], json!([]));
     }
 
     #[test]

@@ -132,7 +132,7 @@ fn by_cluster(scenarios: &[&'static Scenario], given: bool) -> Vec<Vec<&'static 
 
 /// Whose topic all consumers read.
 fn source(peers: &[&'static Peer], asked: Option<&str>) -> Result<&'static Peer, Fault> {
-    let mut writers = peers.iter().copied().filter(|peer| peer.has_broker());
+    let mut writers = peers.iter().copied().filter(|peer| peer.is_client());
     let by_name = |name: &str| writers.clone().find(|peer| peer.name == name);
     match asked {
         Some(name) => by_name(name).ok_or_else(|| Fault::Usage(format!("--read-from {name}: no writer among --peers"))),
@@ -176,7 +176,7 @@ impl Race<'_> {
         let sends = |scenario: &&&Scenario| !matches!(scenario.mode, Mode::Idle(_)) && self.args.warm_up > 0;
         let Some(scenario) = scenarios.iter().find(sends) else { return Ok(()) };
         say(self.args, &format!("warming up with {} records", self.args.warm_up));
-        let Some((peer, program)) = self.peers.iter().find(|(peer, _)| peer.has_broker()) else { return Ok(()) };
+        let Some((peer, program)) = self.peers.iter().find(|(peer, _)| peer.is_client()) else { return Ok(()) };
         let (topic, scenario) = (format!("warm-{}", std::process::id()), &scenario.plain());
         self.create(scenario, &topic)?;
         let messages = self.args.warm_up;
@@ -339,7 +339,7 @@ impl Race<'_> {
         }
         let (writer, write) = self.writer()?;
         self.take(writer.0, &writer.1, write, job)?;
-        let said = reader.output(Duration::from_secs(self.args.timeout_seconds))?;
+        let said = reader.output(Duration::from_secs(self.args.timeout_seconds))?.0;
         let (take, settings) = self.read(peer, step, job, &what, &said, None)?;
         self.delete(scenario, topic)?;
         let broker_before = points[0].3;
@@ -476,9 +476,12 @@ impl Race<'_> {
         let broker_before = self.broker.cpu();
         let limit = Duration::from_secs(self.args.timeout_seconds);
         let mut command = peer.command(program, step, job);
-        let said = Running::start(self.client_core(job.scenario), &mut command, &what)?.output(limit)?;
+        let (said, cpu) = Running::start(self.client_core(job.scenario), &mut command, &what)?.output(limit)?;
         let broker_cpu = self.broker.cpu().zip(broker_before).map(|(after, before)| after.saturating_sub(before));
-        self.read(peer, step, job, &what, &said, broker_cpu.filter(|_| peer.has_broker()))
+        let (mut take, settings) =
+            self.read(peer, step, job, &what, &said, broker_cpu.filter(|_| peer.has_broker()))?;
+        take.user_system_seconds = cpu;
+        Ok((take, settings))
     }
 
     /// What a program said, checked.
@@ -493,7 +496,7 @@ impl Race<'_> {
     ) -> Result<(Take, Value), Fault> {
         let said: Value = serde_json::from_str(said).map_err(Fault::failed(format!("{what}: its report")))?;
         let take = Take::read(&job, step.phase, &said, broker_cpu).and_then(|take| {
-            if peer.has_broker() {
+            if peer.is_client() {
                 self.check_sum(&take, step, &said, job.scenario)?;
             }
             Ok(take)

@@ -6,8 +6,10 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
 use crate::fault::Fault;
-use crate::machine::{cpu_of, spawn_on};
+use crate::machine::{cpu_of, cpu_parts_of, spawn_on};
 
 /// A program whose standard output is gathered. Dropping it stops it.
 #[derive(Debug)]
@@ -42,20 +44,25 @@ impl Running {
         }
     }
 
-    /// What it printed; it must end well and within `limit`.
-    pub fn output(mut self, limit: Duration) -> Result<String, Fault> {
+    /// What it printed, and its CPU time in user space and in the kernel, in seconds; it must end well and within `limit`.
+    pub fn output(mut self, limit: Duration) -> Result<(String, Option<[f64; 2]>), Fault> {
         let text = self.told.recv_timeout(limit);
         if text.is_err() {
             // It has its pipe open still, so it has not ended.
             let _ = self.child.kill();
         }
         let what = &self.what;
+        // It is looked at between its end and its burial; the clock of either part ticks every few milliseconds.
+        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let ended = id.map(|id| waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT));
+        let cpu = ended.and_then(Result::ok).and_then(|_| cpu_parts_of(self.child.id()));
+        let cpu = cpu.map(|parts| parts.map(|part| part.as_secs_f64()));
         let status = self.child.wait().map_err(Fault::failed(what))?;
         let text = text
             .map_err(|_| Fault::Failed(format!("{what} did not end in {} s (--timeout-seconds)", limit.as_secs())))?
             .map_err(Fault::failed(what))?;
         match status.code() {
-            Some(0) => Ok(text),
+            Some(0) => Ok((text, cpu)),
             Some(3) => Err(Fault::Check(format!("{what}: what was read is not what was sent: {}", text.trim()))),
             _ => Err(Fault::Failed(format!("{what} ended with {status}; what it said stands above"))),
         }
@@ -88,10 +95,18 @@ mod tests {
 
     #[test]
     fn exit_codes_keep_their_meaning() {
-        let run = |script: &str| shell(script).output(Duration::from_secs(60));
+        let run = |script: &str| shell(script).output(Duration::from_secs(60)).map(|(said, _)| said);
         assert_eq!(run("echo good"), Ok("good\n".into()));
         assert!(matches!(run("echo {}; exit 3"), Err(Fault::Check(text)) if text.contains("peer x")));
         assert!(matches!(run("exit 1"), Err(Fault::Failed(_))));
+    }
+
+    #[test]
+    fn user_and_system_time_are_told_of_whoever_ended() {
+        let script = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo done";
+        let (said, cpu) = shell(script).output(Duration::from_secs(60)).unwrap();
+        let [user, system] = cpu.unwrap();
+        assert!(said == "done\n" && user > 0.0 && system < user, "{user} {system}");
     }
 
     #[test]

@@ -38,6 +38,10 @@ pub struct Take {
     /// Of the proxy in front of the broker, where there is one.
     pub proxy_cpu_seconds: Option<f64>,
     pub ack_us: Option<[f64; 3]>,
+    /// Median of what it takes to wake a thread here, where the peer measures that.
+    pub wake_us: Option<f64>,
+    /// CPU time of the whole process in user space and in the kernel, until it ended.
+    pub user_system_seconds: Option<[f64; 2]>,
     /// What a reader made of all it read.
     pub checksum: Option<u64>,
 }
@@ -76,6 +80,8 @@ impl Take {
             broker_cpu_seconds: broker.map(|cpu| cpu.as_secs_f64()),
             proxy_cpu_seconds: None,
             ack_us: ack("p50").zip(ack("p99")).zip(ack("p999")).map(|((p50, p99), p999)| [p50, p99, p999]),
+            wake_us: row["wake_us"]["p50"].as_f64(),
+            user_system_seconds: None,
             checksum: checksum.transpose().map_err(Fault::failed("its checksum"))?,
         })
     }
@@ -117,6 +123,8 @@ pub type Figure = (&'static str, fn(&Sample) -> Option<f64>);
 /// Figures that results have, with their units in the name.
 pub const FIGURES: &[Figure] = &[
     ("cpu_us_per_message", |sample| Some(sample.cpu_us())),
+    ("user_us_per_message", |sample| Some(sample.user_system_us()?[0])),
+    ("system_us_per_message", |sample| Some(sample.user_system_us()?[1])),
     ("messages_per_s", |sample| Some(sample.messages_per_s())),
     ("max_rss_bytes", |sample| Some(sample.max_rss_bytes())),
     ("start_cpu_seconds", |sample| Some(sample.start_cpu_seconds())),
@@ -159,6 +167,14 @@ impl Sample {
     /// CPU time of the whole client process per record, in microseconds: the slope, or in a plain run all of it.
     pub fn cpu_us(&self) -> f64 {
         self.growth(|take| take.process_cpu_seconds) * 1e6 / self.messages()
+    }
+
+    /// The same in user space and in the kernel, as far as the kernel's ticks tell them apart; in a plain run with all that
+    /// came before and behind the phase.
+    pub fn user_system_us(&self) -> Option<[f64; 2]> {
+        let short = self.short.map_or(Some([0.0; 2]), |take| take.user_system_seconds)?;
+        let long = self.long.user_system_seconds?;
+        Some([0, 1].map(|part| (long[part] - short[part]) * 1e6 / self.messages()))
     }
 
     /// CPU time that does not depend on how many records there are, in seconds.
@@ -321,6 +337,20 @@ pub mod tests {
         let plain = sample("ottla", Phase::Produce, 0, 0, &[(1_000, 0.002, 0.5)]);
         assert!(near(plain.cpu_us(), 2.0) && near(plain.start_cpu_seconds(), 0.000_1));
         assert!(near(plain.messages_per_s(), 2_000.0) && near(plain.client_busy(), 0.0038));
+    }
+
+    #[test]
+    fn user_and_system_time_are_slopes_too() {
+        let mut one = sample("ottla", Phase::Produce, 0, 0, &[(1_000_000, 1.0, 1.0), (3_000_000, 3.0, 3.0)]);
+        assert_eq!(one.user_system_us(), None);
+        one.long.user_system_seconds = Some([2.5, 0.5]);
+        assert_eq!(one.user_system_us(), None, "half of it is not known");
+        one.short.as_mut().unwrap().user_system_seconds = Some([0.9, 0.1]);
+        let [user, system] = one.user_system_us().unwrap();
+        assert!(near(user, 0.8) && near(system, 0.2), "{user} {system}");
+        one.short = None;
+        let [user, system] = one.user_system_us().unwrap();
+        assert!(near(user, 2.5 / 3.0) && near(system, 0.5 / 3.0));
     }
 
     #[test]

@@ -18,6 +18,11 @@ pub const COLUMNS: &[Column] = &[
     ("CPU us/record", |row| spanned(row.of(|sample| Some(sample.cpu_us())), 3)),
     ("x franz-go", |row| spanned(row.to_reference, 2)),
     ("expected", |row| row.expected.map_or_else(none, |ratio| format!("{ratio:.2}"))),
+    ("user + system us", |row| {
+        let part = |part: usize| cell(row, |sample| Some(sample.user_system_us()?[part]), |us| format!("{us:.3}"));
+        format!("{} + {}", part(0), part(1))
+    }),
+    ("x bare", |row| row.to_bare.map_or_else(none, |ratio| format!("{:.2}", ratio.median))),
     ("x floor", |row| row.to_floor.map_or_else(none, |ratio| format!("{:.2}", ratio.median))),
     ("start CPU ms", |row| cell(row, |sample| Some(sample.start_cpu_seconds() * 1e3), |ms| format!("{ms:.0}"))),
     ("peak RSS", |row| {
@@ -45,7 +50,8 @@ pub const COLUMNS: &[Column] = &[
 ];
 
 /// Heads of columns that only the page has: a terminal is not that wide.
-const PAGE_ONLY: &[&str] = &["expected", "start CPU ms", "broker us/record", "switches", "ack ms p50/p99/p99.9"];
+const PAGE_ONLY: &[&str] =
+    &["expected", "start CPU ms", "user + system us", "broker us/record", "switches", "ack ms p50/p99/p99.9"];
 
 /// The figure that a scenario is about, where that is not the CPU of a record.
 fn aim(row: &Row<'_>) -> String {
@@ -56,6 +62,14 @@ fn aim(row: &Row<'_>) -> String {
         Mode::CatchUp(_) => cell(row, Sample::catch_up_seconds, |seconds| format!("{seconds:.2} s to the end")),
         Mode::KlifeSync(_) | Mode::KlifeAsync(_) => {
             cell(row, |sample| Some(1e6 / sample.cpu_us()), |rate| format!("{} records/CPU s", grouped(rate)))
+        }
+        Mode::Waited => {
+            let p50 = cell(row, |sample| Some(sample.long.ack_us?[0]), |us| format!("p50 {us:.1} us"));
+            let beside = row
+                .ack_to_bare
+                .zip(row.wakes_over_bare)
+                .map(|(ratio, wakes)| format!(", {:.2} x bare, {:.1} wakes over it", ratio.median, wakes.median));
+            p50 + &beside.unwrap_or_default()
         }
         _ => cell(row, Sample::batches_per_rtt, |count| format!("{count:.2} batches/RTT")),
     }
@@ -117,7 +131,8 @@ pub fn rules(report: &Report) -> Vec<String> {
         format!(
             "latency-bound: neither client nor broker used {:.0} % of a core, so records/s says little. wire: more than \
              {WIRE_MAX} of the median peer's bytes. off-ratio: more than 15 % off what others measured of this peer \
-             beside franz-go. slower-floor: more than 5 % over the last published run. The floor has no sockets",
+             beside franz-go. slower-floor: more than 5 % over the last published run. The floor has no sockets, \
+             and bare has nothing else",
             BUSY_MIN * 100.0
         ),
     ]

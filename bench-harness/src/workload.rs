@@ -17,6 +17,7 @@ pub enum Workload {
     /// Key, JSON value and three headers, 261 bytes, made while sending.
     Telemetry,
     /// The same, of [`POOL_RECORDS`] made beforehand, in turn.
+    #[allow(dead_code, reason = "some of the programs that include this send it")]
     TelemetryPool,
     /// Values of this many random bytes; no key, no headers.
     Fixed(u32),
@@ -146,6 +147,7 @@ impl Content {
 
 /// Length plus the little-endian 64-bit words of a field; the last word overlaps the one before it, and fields under
 /// eight bytes are one word.
+#[allow(dead_code, reason = "some of the programs that include this want it")]
 #[inline]
 pub fn words(field: &[u8]) -> u64 {
     let (whole, rest) = field.as_chunks::<8>();

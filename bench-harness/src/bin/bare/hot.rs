@@ -84,7 +84,7 @@ fn acknowledged(reader: &mut BufReader<&TcpStream>, request: u64) -> io::Result<
     reader.read_exact(&mut head)?;
     let rest = len.checked_sub(head.len()).ok_or_else(|| strange("short answer", len))?;
     go_past(reader, rest)?;
-    match (&head[..4] == (request as u32).to_be_bytes(), &head[PRODUCE_ERROR_AT..]) {
+    match (head[..4] == (request as u32).to_be_bytes(), &head[PRODUCE_ERROR_AT..]) {
         (true, [0, 0]) => Ok(()),
         (_, error) => Err(strange("refused, or another's answer", error)),
     }
