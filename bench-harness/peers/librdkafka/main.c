@@ -144,15 +144,38 @@ static uint64_t now_us(void) {
   return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
-static uint64_t failed, acked, *acks;
+static uint64_t failed, acked;
+
+/* HdrHistogram's buckets for three significant digits (Debian has its C library in no stable release): values are exact
+ * below 2,048, and each power of two from there on has 1,024 buckets. */
+#define ACK_US_MAX UINT64_C(3600000000)
+static uint64_t buckets[24 * 1024];
+
+static void add(uint64_t us) {
+  if (us > ACK_US_MAX) us = ACK_US_MAX;
+  int shift = us < 2048 ? 0 : 53 - __builtin_clzll(us);
+  buckets[(uint64_t)shift * 1024 + (us >> shift)]++;
+  acked++;
+}
+
+/* The highest value that is counted where this part of all is reached. */
+static uint64_t at_quantile(double quantile) {
+  uint64_t wanted = (uint64_t)(quantile * (double)acked + 0.5), seen = 0;
+  for (uint64_t place = 0; place < sizeof buckets / sizeof *buckets; place++) {
+    seen += buckets[place];
+    if (seen >= (wanted ? wanted : 1)) {
+      uint64_t shift = place < 2048 ? 0 : place / 1024 - 1;
+      return ((place - shift * 1024 + 1) << shift) - 1;
+    }
+  }
+  return 0;
+}
 
 static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque) {
   (void)rk, (void)opaque;
   failed += m->err != 0;
-  if (m->_private) acks[acked++] = now_us() - (uint64_t)(uintptr_t)m->_private;
+  if (m->_private) add(now_us() - (uint64_t)(uintptr_t)m->_private);
 }
-
-static char settings[4096];
 
 static void set(rd_kafka_conf_t *conf, const char *name, const char *value) {
   char why[256];
@@ -160,12 +183,19 @@ static void set(rd_kafka_conf_t *conf, const char *name, const char *value) {
   /* Older versions do not have all. */
   if (done == RD_KAFKA_CONF_UNKNOWN) return;
   if (done != RD_KAFKA_CONF_OK) fail(name, why);
-  size_t at = strlen(settings);
-  snprintf(settings + at, sizeof settings - at, ",\"%s\":\"%s\"", name, value);
+}
+
+/* All that have a value in text, set or not; what has to do with security is left out. */
+static void print_settings(const char **dump, size_t count) {
+  for (size_t at = 0; at + 1 < count; at += 2) {
+    const char *name = dump[at], *value = dump[at + 1];
+    int counts = strncmp(name, "ssl.", 4) && strncmp(name, "sasl.", 5) && strncmp(value, "0x", 2) && *value && !strpbrk(value, "\"\\\n");
+    if (counts) printf(",\"%s\":\"%s\"", name, value);
+  }
 }
 
 typedef struct {
-  const char *bootstrap, *topic, *phase, *workload, *compression, *linger, *mode;
+  const char *bootstrap, *topic, *phase, *workload, *compression, *linger, *mode, *batch_size, *in_flight;
   uint64_t messages;
   int partitions;
   size_t size; /* of a fixed workload, else 0 */
@@ -183,11 +213,6 @@ static void make_pool(job_t *job) {
   } else if (strcmp(job->workload, "telemetry")) {
     fail("unknown workload", job->workload);
   }
-}
-
-static int by_size(const void *one, const void *other) {
-  uint64_t a = *(const uint64_t *)one, b = *(const uint64_t *)other;
-  return (a > b) - (a < b);
 }
 
 static rd_kafka_headers_t *headers_of(const content_t *c) {
@@ -307,11 +332,15 @@ static int test(void) {
   /* The same figures stand in the tests of bench-harness/src/sums.rs and src/cli/commands/bench/sum.rs. */
   int known = telemetry_sum == UINT64_C(0xdcc558c833cb7022) && fixed_sum == UINT64_C(0xc8e77a511267e02f);
   printf("%s\n", known ? "the workloads have their known sums" : "WRONG sums");
-  return !known;
+  for (uint64_t us = 1; us <= 100000; us++) add(us);
+  /* As HdrHistogram has them for the same values. */
+  int same = at_quantile(0.5) == 50015 && at_quantile(0.99) == 99007 && at_quantile(0.999) == 99903 && at_quantile(1) == 100031;
+  printf("%s\n", same ? "the histogram has HdrHistogram's quantiles" : "WRONG quantiles");
+  return !known || !same;
 }
 
 int main(int argc, char **argv) {
-  job_t job = {.topic = "ottla-bench", .phase = "produce", .workload = "telemetry", .compression = "lz4", .linger = "100", .mode = "full",
+  job_t job = {.topic = "ottla-bench", .phase = "produce", .workload = "telemetry", .compression = "lz4", .linger = "100", .mode = "full", .batch_size = "1000000",
                .messages = 1000000, .partitions = 1};
   for (int at = 1; at + 1 < argc; at += 2) {
     const char *name = argv[at], *value = argv[at + 1];
@@ -324,18 +353,22 @@ int main(int argc, char **argv) {
     else if (!strcmp(name, "-compression")) job.compression = value;
     else if (!strcmp(name, "-linger")) job.linger = value;
     else if (!strcmp(name, "-mode")) job.mode = value;
+    else if (!strcmp(name, "-batch-size")) job.batch_size = value;
+    else if (!strcmp(name, "-in-flight")) job.in_flight = value;
     else if (!strcmp(name, "-test")) return test();
     else fail("unknown option", name);
   }
   if (!job.bootstrap) fail("-b", "missing");
   int produces = !strcmp(job.phase, "produce");
   if (produces) make_pool(&job);
-  acks = calloc(job.messages / (strcmp(job.mode, "full") ? 1 : ACK_SAMPLE) + 1, sizeof *acks);
+  int every = strcmp(job.mode, "full");
+  if (every && strcmp(job.mode, "waited") && strncmp(job.mode, "paced:", 6)) fail("this peer has no mode", job.mode);
   rd_kafka_conf_t *conf = rd_kafka_conf_new();
   set(conf, "bootstrap.servers", job.bootstrap);
   if (produces) {
     set(conf, "linger.ms", job.linger);
-    set(conf, "batch.size", "1000000");
+    set(conf, "batch.size", job.batch_size);
+    if (job.in_flight) set(conf, "max.in.flight.requests.per.connection", job.in_flight);
     set(conf, "batch.num.messages", "10000");
     set(conf, "compression.type", job.compression);
     set(conf, "enable.idempotence", "true");
@@ -351,6 +384,10 @@ int main(int argc, char **argv) {
   }
   counted_api = produces ? 0 : 1;
   rd_kafka_conf_interceptor_add_on_new(conf, "bench", on_new, NULL);
+  size_t shown, shown_topic = 0;
+  const char **dump = rd_kafka_conf_dump(conf, &shown), **dump_topic = NULL;
+  rd_kafka_topic_conf_t *of_topics = rd_kafka_conf_get_default_topic_conf(conf);
+  if (of_topics) dump_topic = rd_kafka_topic_conf_dump(of_topics, &shown_topic);
   struct rusage usage;
   double cpu_started = cpu(&usage);
   uint64_t started = now_us(), sum = 0;
@@ -366,22 +403,21 @@ int main(int argc, char **argv) {
   }
   double seconds = (double)(now_us() - started) / 1e6, cpu_all = cpu(&usage);
   unsigned long wire = produces ? sent_bytes : received_bytes;
-  printf("{\"settings\":{\"peer\":\"librdkafka\",\"version\":\"%s\",\"workload\":\"%s\"%s},\"phases\":[{\"phase\":\"%s\"",
-         rd_kafka_version_str(), job.workload, settings, job.phase);
+  printf("{\"settings\":{\"peer\":\"librdkafka\",\"version\":\"%s\",\"workload\":\"%s\",\"mode\":\"%s\"", rd_kafka_version_str(),
+         job.workload, job.mode);
+  printf(",\"%s\":%s", produces ? "ack_sample" : "assignment", produces ? every ? "1" : "64" : "\"manual\"");
+  /* Of a name that both have, a topic's inherits, and the last one counts. */
+  print_settings(dump_topic, shown_topic);
+  print_settings(dump, shown);
+  printf("},\"phases\":[{\"phase\":\"%s\"", job.phase);
   printf(",\"messages\":%" PRIu64 ",\"seconds\":%f,\"messages_per_s\":%f", job.messages, seconds, (double)job.messages / seconds);
   printf(",\"cpu_us_per_message\":%f,\"process_cpu_seconds\":%f", (cpu_all - cpu_started) * 1e6 / (double)job.messages, cpu_all);
   printf(",\"context_switches\":%ld,\"max_rss_bytes\":%ld", usage.ru_nvcsw + usage.ru_nivcsw, usage.ru_maxrss * 1024);
   /* A Produce request of librdkafka holds one batch. */
   printf(",\"requests\":%lu,\"batches\":%lu,\"wire_bytes\":%lu", requests, produces ? requests : 0, wire);
   if (produces) {
-    qsort(acks, acked, sizeof *acks, by_size);
-    const double quantiles[3] = {0.5, 0.99, 0.999};
-    uint64_t at[3];
-    for (int q = 0; q < 3; q++) {
-      uint64_t place = (uint64_t)(quantiles[q] * (double)acked);
-      at[q] = acked ? acks[place < acked ? place : acked - 1] : 0;
-    }
-    printf(",\"ack_us\":{\"p50\":%" PRIu64 ",\"p99\":%" PRIu64 ",\"p999\":%" PRIu64 "}", at[0], at[1], at[2]);
+    printf(",\"ack_us\":{\"p50\":%" PRIu64 ",\"p99\":%" PRIu64 ",\"p999\":%" PRIu64 "}", at_quantile(0.5), at_quantile(0.99),
+           at_quantile(0.999));
   } else {
     printf(",\"checksum\":\"%016" PRIx64 "\"", sum);
   }
