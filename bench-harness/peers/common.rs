@@ -49,6 +49,7 @@ pub enum Mode {
     KlifeSync(u64),
     /// Tasks.
     KlifeAsync(u64),
+    CatchUp,
 }
 
 /// What is to be done.
@@ -142,6 +143,12 @@ impl Job {
         }
     }
 
+    /// Whether a reader goes on to the end.
+    #[allow(dead_code, reason = "not every peer has the mode")]
+    pub fn catches_up(&self) -> bool {
+        self.mode == Mode::CatchUp
+    }
+
     /// Record `index`: one of the pool, or made in `made`.
     pub fn content<'a>(&'a self, index: u64, made: &'a mut Content) -> &'a Content {
         if self.pool.is_empty() {
@@ -195,6 +202,7 @@ fn mode(text: &str) -> Result<Mode, String> {
         "waited" => Ok(Mode::Waited),
         "paced" => Ok(Mode::Paced(number()?)),
         "mixed" => Ok(Mode::Mixed),
+        "catch-up" => Ok(Mode::CatchUp),
         "klife-sync" => Ok(Mode::KlifeSync(number()?)),
         "klife-async" => Ok(Mode::KlifeAsync(number()?)),
         _ => Err(unknown()),

@@ -330,10 +330,10 @@ public final class Bench {
         Bench bench = new Bench(produces ? workload : "telemetry", messages);
         long started = System.nanoTime(), cpuStarted = cpuNanos(), done = messages;
         if (!produces) {
-            consume(takes, topic, messages, partitions, row);
+            done = consume(takes, topic, messages, partitions, mode[0].equals("catch-up"), row);
         } else if (mode[0].equals("mixed")) {
             Map<String, Object> read = new HashMap<>();
-            var reader = new FutureTask<Void>(() -> consume(takes, topic, messages, partitions, read), null);
+            var reader = new FutureTask<Void>(() -> consume(takes, topic, messages, partitions, false, read), null);
             new Thread(reader).start();
             bench.produce(sends, topic, messages, partitions, "full", 0, row);
             reader.get();
@@ -518,7 +518,9 @@ public final class Bench {
         return sent.get();
     }
 
-    private static void consume(Map<String, Object> config, String topic, long messages, int partitions, Map<String, Object> row) {
+    // Reads so many records; to catch up, at least so many and until every partition is read to its end as it was last told.
+    private static long consume(Map<String, Object> config, String topic, long messages, int partitions, boolean catchUp,
+        Map<String, Object> row) {
         long count = 0, sum = 0;
         try (var consumer = new KafkaConsumer<byte[], byte[]>(config)) {
             Collection<TopicPartition> all = new ArrayList<>();
@@ -527,7 +529,7 @@ public final class Bench {
             }
             consumer.assign(all);
             consumer.seekToBeginning(all);
-            while (count < messages) {
+            while (count < messages || catchUp && all.stream().anyMatch(one -> consumer.currentLag(one).orElse(1) > 0)) {
                 for (ConsumerRecord<byte[], byte[]> record : consumer.poll(Duration.ofSeconds(1))) {
                     sum += sumOf(record.key(), record.value(), record.headers());
                     count++;
@@ -539,6 +541,7 @@ public final class Bench {
         }
         row.put("messages", count);
         row.put("checksum", String.format("%016x", sum));
+        return count;
     }
 
     // The same figures stand in the tests of bench-harness/src/sums.rs and src/cli/commands/bench/sum.rs.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use common::{Job, Meter, Mode, Told, sum_of};
 use ottla::config::setting::{Role, State};
 use ottla::config::{Layers, Source};
-use ottla::consumer::{Batch, ConsumeError, StartAt};
+use ottla::consumer::{Batch, ConsumeError, Consumer, LocalConsumer, StartAt};
 use ottla::engine::{Engine, LocalEngine};
 use send::Sending;
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ fn main() -> Result<(), Failure> {
     let client = client(&job)?;
     let before = client.engine.stats();
     let told = match (job.produces, job.mode) {
-        (false, _) => Told { sum: Some(consume(&job, &client)?), ..Told::default() },
+        (false, _) => consume(&job, &client)?,
         (true, Mode::Mixed) => mixed(&job, &client)?,
         (true, Mode::KlifeSync(workers)) => klife::sync(&job, &client, workers)?,
         (true, Mode::KlifeAsync(tasks)) => klife::tasks(&job, &client, tasks)?,
@@ -150,13 +150,10 @@ impl Read {
         Ok(true)
     }
 
-    fn until(
-        &mut self,
-        count: u64,
-        mut next: impl FnMut() -> Result<Option<Batch>, ConsumeError>,
-    ) -> Result<(), Failure> {
-        while self.count < count {
-            if !self.take(next())? {
+    /// Reads what the job says.
+    fn all(&mut self, job: &Job, reader: &mut impl Reader) -> Result<(), Failure> {
+        while self.count < job.messages || (job.catches_up() && !is_at_end(job, reader.consumer())?) {
+            if !self.take(reader.next(STALL))? {
                 return Err(format!("nothing came for {} s", STALL.as_secs()).into());
             }
         }
@@ -164,26 +161,61 @@ impl Read {
     }
 }
 
+/// Whether every partition is read to its end as it was last told.
+fn is_at_end(job: &Job, consumer: &Consumer) -> Result<bool, ConsumeError> {
+    for partition in 0..job.partitions {
+        let end = consumer.high_watermark(&job.topic, partition)?;
+        if end.is_none() || consumer.position(&job.topic, partition)? < end {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A consumer of either kind.
+trait Reader {
+    fn next(&mut self, timeout: Duration) -> Result<Option<Batch>, ConsumeError>;
+    fn consumer(&self) -> &Consumer;
+}
+
+impl Reader for Consumer {
+    fn next(&mut self, timeout: Duration) -> Result<Option<Batch>, ConsumeError> {
+        Consumer::next(self, timeout)
+    }
+    fn consumer(&self) -> &Consumer {
+        self
+    }
+}
+
+impl Reader for LocalConsumer {
+    fn next(&mut self, timeout: Duration) -> Result<Option<Batch>, ConsumeError> {
+        LocalConsumer::next(self, timeout)
+    }
+    fn consumer(&self) -> &Consumer {
+        self
+    }
+}
+
 fn partitions(job: &Job) -> impl Iterator<Item = (&str, i32, StartAt)> {
     (0..job.partitions).map(|partition| (job.topic.as_str(), partition, StartAt::Earliest))
 }
 
-fn consume(job: &Job, client: &Client) -> Result<u64, Failure> {
+fn consume(job: &Job, client: &Client) -> Result<Told, Failure> {
     let (settings, mut read) = (client.layers.consumer()?, Read::default());
     match &client.local {
         Some(local) => {
             let mut consumer = local.consumer().settings(settings).assign(partitions(job)).build()?;
-            read.until(job.messages, || consumer.next(STALL))?;
+            read.all(job, &mut consumer)?;
         }
         None => {
             let mut consumer = client.engine.consumer().settings(settings).assign(partitions(job)).build()?;
-            read.until(job.messages, || consumer.next(STALL))?;
+            read.all(job, &mut consumer)?;
         }
     }
-    if read.count != job.messages {
+    if read.count != job.messages && !job.catches_up() {
         return Err(format!("{} records came, not {}", read.count, job.messages).into());
     }
-    Ok(read.sum)
+    Ok(Told { messages: Some(read.count), sum: Some(read.sum), ..Told::default() })
 }
 
 /// Sends and reads the same records at once.
@@ -199,14 +231,14 @@ fn mixed(job: &Job, client: &Client) -> Result<Told, Failure> {
                 }
                 Ok(())
             })?;
-            read.until(job.messages, || consumer.next(STALL))?;
+            read.all(job, &mut consumer)?;
             told
         }
         None => {
             let settings = client.layers.consumer()?;
             let mut consumer = client.engine.consumer().settings(settings).assign(partitions(job)).build()?;
             std::thread::scope(|scope| {
-                let reader = scope.spawn(|| read.until(job.messages, || consumer.next(STALL)));
+                let reader = scope.spawn(|| read.all(job, &mut consumer));
                 let told = produce(job, client)?;
                 reader.join().map_err(|_| "the reader panicked")??;
                 Ok::<_, Failure>(told)

@@ -103,6 +103,8 @@ fn main() -> Result<(), Failure> {
     let job = Job::read()?;
     let meter = Meter::start();
     let told = match (job.produces, job.mode) {
+        // It has no way to ask where a partition ends that asks no broker.
+        (_, Mode::CatchUp) => return Err("this peer has no mode catch-up".into()),
         (false, _) => consume(&job)?,
         (true, Mode::Mixed) => std::thread::scope(|scope| {
             let reader = scope.spawn(|| consume(&job));
