@@ -4,33 +4,51 @@ use std::fmt::Write;
 
 use crate::peer::{FLOOR, Phase};
 use crate::report::{Flag, Report, Row, fact, grouped, mib};
+use crate::scenario::Mode;
 use crate::stats::Spread;
-use crate::table::{COLUMNS, rules};
+use crate::table::{COLUMNS, rules, told};
 
-const STYLE: &str = "body{font:14px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem;color:#1b1f24;background:#fff}\
+const STYLE: &str = "body{font:14px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1440px;padding:0 1rem;color:#1b1f24;background:#fff}\
 h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin:2.2rem 0 .2rem;border-top:1px solid #d8dee4;padding-top:1rem}\
 p{max-width:60rem}.what,.note{color:#57606a}.plots{display:flex;flex-wrap:wrap;gap:1rem 2rem}figure{margin:.5rem 0}\
 figcaption{font-weight:600;margin-bottom:.2rem}.wide{overflow-x:auto}table{border-collapse:collapse;font-size:12px;white-space:nowrap}\
 th,td{padding:.25rem .55rem;border-bottom:1px solid #d8dee4;text-align:right;font-variant-numeric:tabular-nums}\
-th{text-align:right;background:#f6f8fa}th:nth-child(-n+2),td:nth-child(-n+2),th:last-child,td:last-child{text-align:left}\
-tr.own td{font-weight:600}td.flag{color:#9a3412}details{margin:.6rem 0}pre{font-size:11px;overflow-x:auto;background:#f6f8fa;padding:.6rem}\
+th{text-align:right;background:#f6f8fa}th:first-child,td:first-child,.flag{text-align:left}\
+tr.own td{font-weight:600}td.flag{color:#9a3412}details{margin:.6rem 0}pre{font-size:11px;white-space:pre-wrap;background:#f6f8fa;padding:.6rem}\
 svg text{font:12px system-ui,sans-serif;fill:#1b1f24}svg .v{fill:#57606a}";
 
 /// What is plotted of every phase, where anybody told it.
 type Plot = (&'static str, fn(&Row<'_>) -> Option<Spread>, fn(f64) -> String);
+const CPU: &str = "CPU per record, us (less is better)";
+const RATE: &str = "records per second (more is better)";
 const PLOTS: &[Plot] = &[
-    ("CPU per record, us (less is better)", |row| row.spread("cpu_us_per_message"), |us| format!("{us:.3}")),
+    (CPU, |row| row.spread("cpu_us_per_message"), |us| format!("{us:.3}")),
     (
-        "peak memory",
+        "peak memory (less is better)",
         |row| {
             row.spread("max_rss_bytes")
                 .filter(|_| !row.flags.contains(&Flag::RssHoldsPool) && row.first.peer.name != FLOOR)
         },
         mib,
     ),
-    ("records per second", |row| row.spread("messages_per_s").filter(|_| row.first.peer.name != FLOOR), grouped),
-    ("acknowledgement p99, ms", |row| row.of(|sample| Some(sample.long.ack_us?[1] / 1e3)), |ms| format!("{ms:.2}")),
+    (RATE, |row| row.spread("messages_per_s").filter(|_| row.first.peer.name != FLOOR), grouped),
+    ("acknowledgement p50, ms (less is better)", |row| ack_ms(row, 0).filter(|_| is_about_latency(row)), ms),
+    ("acknowledgement p99, ms (less is better)", |row| ack_ms(row, 1), ms),
+    ("acknowledgement p99.9, ms (less is better)", |row| ack_ms(row, 2).filter(|_| is_about_latency(row)), ms),
 ];
+
+fn ack_ms(row: &Row<'_>, place: usize) -> Option<Spread> {
+    row.of(|sample| Some(sample.long.ack_us?[place] / 1e3))
+}
+
+fn ms(ms: f64) -> String {
+    format!("{ms:.2}")
+}
+
+/// Where nobody sends as fast as it goes, latency is more than how much a client lets queue up.
+fn is_about_latency(row: &Row<'_>) -> bool {
+    matches!(row.first.scenario.mode, Mode::Waited | Mode::Paced(_) | Mode::KlifeSync(_))
+}
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
@@ -38,11 +56,12 @@ fn escaped(text: &str) -> String {
 
 /// One bar per row, with a whisker from the least to the greatest.
 fn bars(out: &mut String, title: &str, bars: &[(&Row<'_>, Spread)], shown: fn(f64) -> String) {
-    const LABEL: f64 = 170.0;
     const BAR: f64 = 260.0;
     const LINE: f64 = 24.0;
     let most = bars.iter().map(|(_, spread)| spread.max).fold(f64::MIN_POSITIVE, f64::max);
-    let (width, height) = (LABEL + BAR + 90.0, bars.len() as f64 * LINE + 6.0);
+    // Letters have some 6.4 pixels on average.
+    let label = bars.iter().map(|(row, _)| row.who().len()).max().unwrap_or(0) as f64 * 6.4 + 14.0;
+    let (width, height) = (label + BAR + 90.0, bars.len() as f64 * LINE + 6.0);
     let title = escaped(title);
     let _ = write!(
         out,
@@ -50,7 +69,7 @@ fn bars(out: &mut String, title: &str, bars: &[(&Row<'_>, Spread)], shown: fn(f6
          height=\"{height}\" viewBox=\"0 0 {width} {height}\">"
     );
     for (place, (row, spread)) in bars.iter().enumerate() {
-        let (y, at) = (place as f64 * LINE + 4.0, |value: f64| LABEL + value.max(0.0) / most * BAR);
+        let (y, at) = (place as f64 * LINE + 4.0, |value: f64| label + value.max(0.0) / most * BAR);
         let colour = match row.first.peer.name {
             "ottla" | "ottla-lib" => "#1a7f5a",
             FLOOR => "#c5ccd3",
@@ -60,13 +79,13 @@ fn bars(out: &mut String, title: &str, bars: &[(&Row<'_>, Spread)], shown: fn(f6
         let _ = write!(
             out,
             "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\
-             <rect x=\"{LABEL}\" y=\"{y}\" width=\"{:.1}\" height=\"16\" rx=\"2\" fill=\"{colour}\"/>\
+             <rect x=\"{label}\" y=\"{y}\" width=\"{:.1}\" height=\"16\" rx=\"2\" fill=\"{colour}\"/>\
              <path d=\"M{:.1} {middle}H{:.1}M{:.1} {}v8M{:.1} {}v8\" stroke=\"#1b1f24\" fill=\"none\"/>\
              <text class=\"v\" x=\"{:.1}\" y=\"{}\">{}</text>",
-            LABEL - 8.0,
+            label - 8.0,
             y + 12.0,
             escaped(&row.who()),
-            (bar_end - LABEL).max(1.0),
+            (bar_end - label).max(1.0),
             at(spread.min),
             at(spread.max),
             at(spread.min),
@@ -83,15 +102,16 @@ fn bars(out: &mut String, title: &str, bars: &[(&Row<'_>, Spread)], shown: fn(f6
 
 fn table(out: &mut String, rows: &[&Row<'_>]) {
     // Scenario and phase stand above.
-    let columns = &COLUMNS[2..];
+    let columns = told(&COLUMNS[2..], rows);
     out.push_str("<div class=\"wide\"><table><thead><tr>");
-    for (head, _) in columns {
-        let _ = write!(out, "<th>{}</th>", escaped(head));
+    for (head, _) in &columns {
+        let class = if *head == "flags" { " class=\"flag\"" } else { "" };
+        let _ = write!(out, "<th{class}>{}</th>", escaped(head));
     }
     out.push_str("</tr></thead><tbody>");
     for row in rows {
         out.push_str(if matches!(row.first.peer.name, "ottla" | "ottla-lib") { "<tr class=\"own\">" } else { "<tr>" });
-        for (head, cell) in columns {
+        for (head, cell) in &columns {
             let class = if *head == "flags" { " class=\"flag\"" } else { "" };
             let _ = write!(out, "<td{class}>{}</td>", escaped(&cell(row)));
         }
@@ -132,7 +152,12 @@ impl Report {
                 these.sort_by(|one, other| cost(one).total_cmp(&cost(other)));
                 out.push_str("<div class=\"plots\">");
                 for (title, figure, shown) in PLOTS {
-                    let told: Vec<_> = these.iter().filter_map(|row| Some((*row, figure(row)?))).collect();
+                    let mut told: Vec<_> = these.iter().filter_map(|row| Some((*row, figure(row)?))).collect();
+                    // The best stands above.
+                    told.sort_by(|(_, one), (_, other)| one.median.total_cmp(&other.median));
+                    if *title == RATE {
+                        told.reverse();
+                    }
                     if !told.is_empty() {
                         bars(&mut out, title, &told, *shown);
                     }
@@ -166,10 +191,15 @@ mod tests {
         for row in report.rows() {
             let who = format!("<td>{}</td>", row.who());
             assert!(page.contains(&who), "{who} is missing");
-            for (_, cell) in COLUMNS {
+            for (_, cell) in told(COLUMNS, &[&row]) {
                 assert!(page.contains(&escaped(&cell(&row))), "{}", cell(&row));
             }
         }
+        // Nobody is beside bare sockets here.
+        assert!(
+            page.contains("<th>x franz-go</th>") && !page.contains("<th>x bare</th>"),
+            "empty columns are left out"
+        );
         for part in [
             "linger 100 ms; 2,000,000 and 12,000,000 records",
             "telemetry: produce",

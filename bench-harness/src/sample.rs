@@ -200,18 +200,23 @@ impl Sample {
     /// The part of the time in which the client had a processor: 1 is one core.
     pub fn client_busy(&self) -> f64 {
         let cpu = |take: &Take| if self.short.is_some() { take.process_cpu_seconds } else { take.phase_cpu_seconds };
-        self.growth(cpu) / self.seconds().max(1e-9)
+        self.per_second(self.growth(cpu), self.long.phase_cpu_seconds)
+    }
+
+    /// CPU time over the time that it took: of the growth, or of the long run alone where a short run took longer.
+    fn per_second(&self, growth: f64, long: f64) -> f64 {
+        if self.seconds() > 0.0 { growth / self.seconds() } else { long / self.long.seconds }
     }
 
     /// The same of the broker.
     pub fn broker_busy(&self) -> Option<f64> {
-        Some(self.broker_cpu_growth()? / self.seconds().max(1e-9))
+        Some(self.per_second(self.broker_cpu_growth()?, self.long.broker_cpu_seconds?))
     }
 
     /// The same of the proxy.
     pub fn proxy_busy(&self) -> Option<f64> {
-        self.long.proxy_cpu_seconds?;
-        Some(self.growth(|take| take.proxy_cpu_seconds.unwrap_or(0.0)) / self.seconds().max(1e-9))
+        let long = self.long.proxy_cpu_seconds?;
+        Some(self.per_second(self.growth(|take| take.proxy_cpu_seconds.unwrap_or(0.0)), long))
     }
 
     /// How many batches passed in one round trip; whoever waits for each batch before the next has one. `None` without a
@@ -357,6 +362,11 @@ pub mod tests {
     fn a_slower_short_run_makes_no_negative_rate() {
         let odd = sample("ottla", Phase::Produce, 0, 0, &[(1_000, 0.002, 9.0), (2_000, 0.003, 4.0)]);
         assert!(near(odd.messages_per_s(), 500.0), "{}", odd.messages_per_s());
+        assert!(
+            near(odd.client_busy(), 0.0029 / 4.0) && near(odd.broker_busy().unwrap(), 0.5),
+            "{}",
+            odd.client_busy()
+        );
     }
 
     #[test]

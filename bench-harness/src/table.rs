@@ -50,8 +50,13 @@ pub const COLUMNS: &[Column] = &[
 ];
 
 /// Heads of columns that only the page has: a terminal is not that wide.
-const PAGE_ONLY: &[&str] =
-    &["expected", "start CPU ms", "user + system us", "broker us/record", "switches", "ack ms p50/p99/p99.9"];
+const PAGE_ONLY: &[&str] = &["expected", "start CPU ms", "user + system us", "broker us/record", "switches"];
+
+/// Those of the columns in which any row has something.
+pub fn told<'c>(columns: &'c [Column], rows: &[&Row<'_>]) -> Vec<&'c Column> {
+    let is_empty = |cell: String| cell.chars().all(|letter| "-+/ ".contains(letter));
+    columns.iter().filter(|(_, cell)| rows.iter().any(|row| !is_empty(cell(row)))).collect()
+}
 
 /// The figure that a scenario is about, where that is not the CPU of a record.
 fn aim(row: &Row<'_>) -> String {
@@ -149,7 +154,7 @@ fn table_of(rows: &[Row<'_>]) -> Table {
     for row in rows {
         table.add_row(columns.iter().map(|(_, cell)| cell(row)));
     }
-    for column in 3..columns.len() - 1 {
+    for column in 3..columns.len() - usize::from(columns.last().is_some_and(|(head, _)| *head == "flags")) {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
