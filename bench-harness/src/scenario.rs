@@ -210,6 +210,14 @@ pub const ALL: &[Scenario] = &[
         ..TELEMETRY
     },
     Scenario {
+        name: "rtt-20-small",
+        what: "the same with batches of 100,000 bytes: what limits it are round trips, not processors",
+        rtt_ms: 20,
+        batch_size: Some(100_000),
+        divide: 20,
+        ..TELEMETRY
+    },
+    Scenario {
         name: "idle-1000",
         what: "a reader of 1,000 partitions without records: CPU microseconds per second of the 20 s behind the first 10",
         partitions: 1_000,
