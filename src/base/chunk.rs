@@ -66,6 +66,7 @@ pub struct Chunk {
 
 impl Chunk {
     /// What was written so far.
+    #[inline(always)]
     pub fn filled(&self) -> &[u8] {
         &self.memory[..self.len]
     }
@@ -76,17 +77,20 @@ impl Chunk {
     }
 
     /// The room left behind what was written.
+    #[inline]
     pub fn spare_mut(&mut self) -> &mut [u8] {
         &mut self.memory[self.len..]
     }
 
     /// Declares the first `count` bytes of [`Chunk::spare_mut`] written.
+    #[inline]
     pub fn advance(&mut self, count: usize) {
         assert!(count <= self.memory.len() - self.len, "advanced past the end of a chunk");
         self.len += count;
     }
 
     /// Appends as much of `bytes` as fits and says how much that was.
+    #[inline]
     pub fn put(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(self.memory.len() - self.len);
         self.memory[self.len..self.len + count].copy_from_slice(&bytes[..count]);
@@ -94,7 +98,15 @@ impl Chunk {
         count
     }
 
+    /// Has `write` fill the front of what is unwritten; it says how many bytes it used.
+    #[inline]
+    pub fn fill(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
+        let count = write(&mut self.memory[self.len..]);
+        self.advance(count);
+    }
+
     /// Room in all, in bytes.
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.memory.len()
     }

@@ -16,6 +16,8 @@ use crate::base::chunk::{CHUNK_SIZES, Chunk, ChunkPool};
 
 /// Longest length, attributes and deltas before a body.
 const PREFIX_BYTES_MAX: usize = 4 * VARLONG_BYTES_MAX;
+/// More than a frame's header, the lengths of two blocks, and what an incompressible block's own header takes.
+const BLOCK_WORDS_MAX: usize = 128;
 
 /// How batches are built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +84,8 @@ pub struct BatchBuilder {
     count: u32,
     count_max: u32,
     raw_bytes: usize,
+    /// Up to so many raw bytes the batch surely takes: what does not go beyond needs no other check of sizes.
+    raw_sure: usize,
     base_timestamp: i64,
     max_timestamp: i64,
 }
@@ -112,6 +116,7 @@ impl BatchBuilder {
             count: 0,
             count_max: settings.count_max.min(i32::MAX as u32),
             raw_bytes: 0,
+            raw_sure: 0,
             base_timestamp: 0,
             max_timestamp: i64::MIN,
         })
@@ -120,40 +125,95 @@ impl BatchBuilder {
     /// Adds a record: its timestamp in milliseconds since 1970 and its body ([`super::encode_body`]).
     #[inline]
     pub fn append(&mut self, timestamp_ms: i64, body: &[u8]) -> Append {
-        let delta = if self.count == 0 {
-            0
-        } else {
-            // Timestamps so far apart that a delta cannot say it go into different batches.
-            match timestamp_ms.checked_sub(self.base_timestamp) {
-                Some(delta) => delta,
-                None => return Append::Full,
-            }
-        };
-        let inner = 1 + varlong_len(delta) + varint_len(self.count as i32) + body.len();
-        let size = varint_len(inner as i32) + inner;
-        if self.count == 0 {
-            self.base_timestamp = timestamp_ms;
-        } else if !self.fits(size) {
-            return Append::Full;
+        let Some(prefix) = self.admit(timestamp_ms, body.len()) else { return Append::Full };
+        if !self.write_in_place(&prefix, body.len(), |out| out.copy_from_slice(body)) {
+            self.put_slowly(&prefix, body);
         }
-        let mut prefix = [0; PREFIX_BYTES_MAX];
-        let mut at = write_varlong(inner as i64, &mut prefix);
-        // The attributes byte stays 0.
-        at += 1;
-        at += write_varlong(delta, &mut prefix[at..]);
-        at += write_varlong(i64::from(self.count), &mut prefix[at..]);
-        self.put(&prefix[..at]);
-        self.put(body);
-        self.count += 1;
-        self.raw_bytes += size;
-        self.max_timestamp = self.max_timestamp.max(timestamp_ms);
+        self.took(&prefix, timestamp_ms);
         if self.count < self.count_max { Append::Stored } else { Append::Filled }
     }
 
-    fn fits(&self, size: usize) -> bool {
-        self.count < self.count_max
-            && self.raw_bytes + size <= self.settings.raw_bytes_max
-            && self.wire_bytes_with(size) <= self.settings.size_bytes_max
+    /// Adds a record whose body of `body_len` bytes `write` encodes into place. False: that would need more than room in the
+    /// chunk at hand, or be the first or last record; nothing was done, [`BatchBuilder::append`] may do it.
+    #[inline]
+    pub fn append_in_place(&mut self, timestamp_ms: i64, body_len: usize, write: impl FnOnce(&mut [u8])) -> bool {
+        if self.count == 0 || self.count + 1 >= self.count_max {
+            return false;
+        }
+        let Some(prefix) = self.admit(timestamp_ms, body_len) else { return false };
+        let done = self.write_in_place(&prefix, body_len, write);
+        if done {
+            self.took(&prefix, timestamp_ms);
+        }
+        done
+    }
+
+    /// What stands before a record of so many bytes, if the batch takes it.
+    #[inline(always)]
+    fn admit(&mut self, timestamp_ms: i64, body_len: usize) -> Option<Prefix> {
+        let time_delta = if self.count == 0 {
+            self.base_timestamp = timestamp_ms;
+            0
+        } else {
+            // Timestamps so far apart that a delta cannot say it go into different batches.
+            timestamp_ms.checked_sub(self.base_timestamp)?
+        };
+        let length = 1 + varlong_len(time_delta) + varint_len(self.count as i32) + body_len;
+        let size = varint_len(length as i32) + length;
+        let full = self.count >= self.count_max || (self.raw_bytes + size > self.raw_sure && !self.fits(size));
+        if full && self.count > 0 {
+            return None;
+        }
+        Some(Prefix { length, time_delta, offset_delta: self.count, size })
+    }
+
+    /// As a rule a record goes into one chunk, which it does not fill up: no copy in between, no loop. False: not this one.
+    #[inline(always)]
+    fn write_in_place(&mut self, prefix: &Prefix, body_len: usize, write: impl FnOnce(&mut [u8])) -> bool {
+        let room = PREFIX_BYTES_MAX + body_len;
+        let fill = |spare: &mut [u8]| {
+            let at = spare.first_chunk_mut().map_or(0, |out| prefix.write(out));
+            write(&mut spare[at..at + body_len]);
+            at + body_len
+        };
+        match &mut self.stage {
+            Stage::Blocks(raw, block_bytes) => {
+                let fits = room < (*block_bytes).min(raw.capacity()) - raw.filled().len();
+                if fits {
+                    raw.fill(fill);
+                }
+                fits
+            }
+            Stage::Direct | Stage::Stream => self.chain.fill(room, fill),
+        }
+    }
+
+    #[inline(never)]
+    fn put_slowly(&mut self, prefix: &Prefix, body: &[u8]) {
+        let mut before = [0; PREFIX_BYTES_MAX];
+        let at = prefix.write(&mut before);
+        self.put(&before[..at]);
+        self.put(body);
+    }
+
+    #[inline]
+    fn took(&mut self, prefix: &Prefix, timestamp_ms: i64) {
+        self.count += 1;
+        self.raw_bytes += prefix.size;
+        self.max_timestamp = self.max_timestamp.max(timestamp_ms);
+    }
+
+    /// Whether another record of `size` bytes surely fits into the sizes; and how far that goes.
+    #[cold]
+    fn fits(&mut self, size: usize) -> bool {
+        let fits = self.raw_bytes + size <= self.settings.raw_bytes_max
+            && self.wire_bytes_with(size) <= self.settings.size_bytes_max;
+        if !matches!(self.stage, Stage::Stream) {
+            // Twice what is added is more than blocks and their words make of it; the header comes with the first block.
+            let room = self.settings.size_bytes_max.saturating_sub(self.wire_bytes_with(0) + BLOCK_WORDS_MAX);
+            self.raw_sure = (self.raw_bytes + room / 2).min(self.settings.raw_bytes_max);
+        }
+        fits
     }
 
     fn wire_bytes_with(&self, more: usize) -> usize {
@@ -170,7 +230,6 @@ impl BatchBuilder {
             }
     }
 
-    #[inline]
     fn put(&mut self, mut bytes: &[u8]) {
         let Stage::Blocks(raw, block_bytes) = &mut self.stage else {
             return self.chain.put(bytes, &self.pool);
@@ -271,6 +330,28 @@ impl BatchBuilder {
         let count = count as i32;
         let parts = Parts { body, memory_bytes, codec, count, base_timestamp, max_timestamp, raw_bytes };
         SealedBatch::new(parts, stamp, pool)
+    }
+}
+
+/// What stands before a record's body.
+struct Prefix {
+    /// Bytes behind the length itself.
+    length: usize,
+    time_delta: i64,
+    offset_delta: u32,
+    /// Bytes of the whole record.
+    size: usize,
+}
+
+impl Prefix {
+    /// Writes length, attributes (none), timestamp delta and offset delta, and says how many bytes that took.
+    #[inline(always)]
+    fn write(&self, out: &mut [u8; PREFIX_BYTES_MAX]) -> usize {
+        let mut at = write_varlong(self.length as i64, out);
+        out[at] = 0;
+        at += 1;
+        at += write_varlong(self.time_delta, &mut out[at..]);
+        at + write_varlong(i64::from(self.offset_delta), &mut out[at..])
     }
 }
 

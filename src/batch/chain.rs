@@ -36,6 +36,18 @@ impl Chain {
         }
     }
 
+    /// Has `write` fill the front of at least `room` unwritten bytes of the open chunk. False: there are not so many.
+    #[inline]
+    pub(crate) fn fill(&mut self, room: usize, write: impl FnOnce(&mut [u8]) -> usize) -> bool {
+        let Some(open) = self.open.as_mut().filter(|open| open.capacity() - open.filled().len() >= room) else {
+            return false;
+        };
+        let before = open.filled().len();
+        open.fill(write);
+        self.len += open.filled().len() - before;
+        true
+    }
+
     /// Unwritten memory, at least one byte; [`Chain::advance`] says how much of it was used.
     #[cfg_attr(not(any(feature = "gzip", feature = "zstd")), allow(dead_code))]
     pub(crate) fn spare(&mut self, pool: &ChunkPool) -> &mut [u8] {

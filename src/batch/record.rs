@@ -15,6 +15,7 @@ pub(crate) const RECORD_BYTES_MIN: usize = 7;
 /// Fewest bytes a header takes: empty key, null value.
 const HEADER_FIELD_BYTES_MIN: usize = 2;
 
+#[inline(always)]
 fn len_of(bytes: Option<&[u8]>) -> usize {
     match bytes {
         Some(bytes) => varint_len(bytes.len() as i32) + bytes.len(),
@@ -23,6 +24,7 @@ fn len_of(bytes: Option<&[u8]>) -> usize {
 }
 
 /// Bytes that [`encode_body`] will append.
+#[inline(always)]
 pub fn body_len<'a>(
     key: Option<&[u8]>,
     value: Option<&[u8]>,
@@ -58,7 +60,7 @@ pub fn encode_body<'a>(
 ///
 /// # Panics
 /// When `out` is shorter than the body.
-#[inline]
+#[inline(always)]
 pub fn encode_body_at<'a>(
     key: Option<&[u8]>,
     value: Option<&[u8]>,
@@ -75,9 +77,19 @@ pub fn encode_body_at<'a>(
 }
 
 /// A zigzag varint at the front of `out`; the rest comes back.
-#[inline]
+#[inline(always)]
 fn put_varint(value: i32, out: &mut [u8]) -> &mut [u8] {
     let mut rest = ((value << 1) ^ (value >> 31)) as u32;
+    // One byte as a rule, two for most values.
+    if rest < 0x80 {
+        out[0] = rest as u8;
+        return &mut out[1..];
+    }
+    if rest < 0x4000 {
+        out[0] = rest as u8 | 0x80;
+        out[1] = (rest >> 7) as u8;
+        return &mut out[2..];
+    }
     let mut at = 0;
     while rest >= 0x80 {
         out[at] = rest as u8 | 0x80;
@@ -88,7 +100,7 @@ fn put_varint(value: i32, out: &mut [u8]) -> &mut [u8] {
     &mut out[at + 1..]
 }
 
-#[inline]
+#[inline(always)]
 fn put_bytes<'o>(bytes: Option<&[u8]>, out: &'o mut [u8]) -> &'o mut [u8] {
     match bytes {
         Some(bytes) => {
@@ -105,15 +117,25 @@ fn put_bytes<'o>(bytes: Option<&[u8]>, out: &'o mut [u8]) -> &'o mut [u8] {
 /// instead of a call.
 #[inline(always)]
 fn copy(from: &[u8], to: &mut [u8]) {
-    if let (8..=16, Some(first), Some(last)) = (from.len(), from.first_chunk::<8>(), from.last_chunk::<8>()) {
-        to[..8].copy_from_slice(first);
-        let at = to.len() - 8;
-        to[at..].copy_from_slice(last);
-    } else if let (17..=32, Some(first), Some(last)) = (from.len(), from.first_chunk::<16>(), from.last_chunk::<16>()) {
-        to[..16].copy_from_slice(first);
-        let at = to.len() - 16;
-        to[at..].copy_from_slice(last);
-    } else {
+    #[inline(always)]
+    fn two<const N: usize>(from: &[u8], to: &mut [u8]) -> bool {
+        let (Some(first), Some(last)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) else { return false };
+        if let Some(front) = to.first_chunk_mut::<N>() {
+            *front = *first;
+        }
+        if let Some(back) = to.last_chunk_mut::<N>() {
+            *back = *last;
+        }
+        true
+    }
+    let done = match from.len() {
+        8..=16 => two::<8>(from, to),
+        17..=32 => two::<16>(from, to),
+        33..=64 => two::<32>(from, to),
+        4..=7 => two::<4>(from, to),
+        _ => false,
+    };
+    if !done {
         to.copy_from_slice(from);
     }
 }

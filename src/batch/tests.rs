@@ -90,6 +90,39 @@ fn read_all(bytes: &[u8], limit: usize) -> Result<Vec<(i64, Rec)>, String> {
     Ok(found)
 }
 
+#[test]
+fn encoded_in_place_or_appended_a_record_is_the_same() {
+    let (pool, codecs) = (ChunkPool::new(1 << 20), Codecs::new());
+    for codec in Codec::ALL {
+        let settings = BatchSettings { size_bytes_max: 200_000, count_max: 3_000, ..BatchSettings::with_codec(codec) };
+        let mut rng = crate::base::rng::Rng::new(5);
+        let (mut appended, mut placed) = [(); 2].map(|()| BatchBuilder::new(&settings, &pool, &codecs).unwrap()).into();
+        let mut in_place = 0;
+        loop {
+            let body: Vec<u8> = (0..rng.below(400)).map(|_| rng.below(200) as u8).collect();
+            let timestamp = rng.below(1 << 20) as i64;
+            let stored = appended.append(timestamp, &body);
+            if placed.append_in_place(timestamp, body.len(), |out| out.copy_from_slice(&body)) {
+                in_place += 1;
+                assert_eq!(stored, Append::Stored);
+            } else {
+                assert_eq!(placed.append(timestamp, &body), stored);
+            }
+            assert_eq!(appended.wire_bytes_estimate(), placed.wire_bytes_estimate());
+            if stored != Append::Stored {
+                break;
+            }
+        }
+        assert!(in_place * 10 > placed.count() * 9, "{codec}: {in_place} of {}", placed.count());
+        let [appended, placed] = [appended, placed].map(|builder| {
+            let mut bytes = Vec::new();
+            builder.seal(Stamp::NONE).copy_to(&mut bytes);
+            bytes
+        });
+        assert!(appended == placed, "{codec}");
+    }
+}
+
 fn numbered(records: &[Rec]) -> Vec<(i64, Rec)> {
     records.iter().enumerate().map(|(i, record)| (i as i64, record.clone())).collect()
 }

@@ -19,14 +19,22 @@ pub const fn varint_len(value: i32) -> usize {
 #[inline]
 pub const fn varlong_len(value: i64) -> usize {
     let zigzag = ((value << 1) ^ (value >> 63)) as u64;
-    // Seven bits a byte, at least one byte.
-    (70 - (zigzag | 1).leading_zeros() as usize) / 7
+    match zigzag {
+        ..0x80 => 1,
+        0x80..0x4000 => 2,
+        // Seven bits a byte.
+        _ => (70 - zigzag.leading_zeros() as usize) / 7,
+    }
 }
 
 /// Writes `value` to the front of `out` and says how many bytes that took. `out` must have [`VARLONG_BYTES_MAX`] bytes.
 #[inline]
 pub fn write_varlong(value: i64, out: &mut [u8]) -> usize {
     let mut zigzag = ((value << 1) ^ (value >> 63)) as u64;
+    if zigzag < 0x80 {
+        out[0] = zigzag as u8;
+        return 1;
+    }
     let mut at = 0;
     while zigzag >= 0x80 {
         out[at] = zigzag as u8 | 0x80;

@@ -71,16 +71,15 @@ impl EntryHeader {
     }
 
     /// Writes the header of an entry whose body is `body_len` bytes. `out` is at least [`HEADER_BYTES`] long.
-    #[inline]
+    #[inline(always)]
     pub fn write(&self, body_len: usize, out: &mut [u8]) {
-        let out = &mut out[..HEADER_BYTES];
-        out[..4].copy_from_slice(&((HEADER_BYTES + body_len) as u32).to_le_bytes());
-        out[4] = self.kind as u8;
-        out[5] = self.flags.0;
-        out[6..8].copy_from_slice(&[0, 0]);
-        out[8..12].copy_from_slice(&self.tp.topic.0.to_le_bytes());
-        out[12..16].copy_from_slice(&self.tp.partition.to_le_bytes());
-        out[16..24].copy_from_slice(&self.time.to_le_bytes());
+        // Three words.
+        let what = u64::from(self.kind as u8) << 32 | u64::from(self.flags.0) << 40;
+        let whose = u64::from(self.tp.topic.0) | u64::from(self.tp.partition as u32) << 32;
+        let words = [what | (HEADER_BYTES + body_len) as u64, whose, self.time as u64];
+        for (place, word) in out[..HEADER_BYTES].chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
     }
 }
 
