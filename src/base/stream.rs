@@ -36,12 +36,15 @@ pub struct StreamSettings {
     pub bytes_max: usize,
     /// The largest pooled chunk in bytes, one of [`CHUNK_SIZES`].
     pub chunk_bytes_max: usize,
+    /// A writer out of room is told when the reader has read everything, not when half is free: where both ends take turns on
+    /// one CPU, each word costs two switches.
+    pub resume_empty: bool,
 }
 
 impl Default for StreamSettings {
     /// 8 chunks of 64 KiB: measured to be enough (design §2).
     fn default() -> Self {
-        Self { bytes_max: 8 * CHUNK_SIZES[2], chunk_bytes_max: CHUNK_SIZES[2] }
+        Self { bytes_max: 8 * CHUNK_SIZES[2], chunk_bytes_max: CHUNK_SIZES[2], resume_empty: false }
     }
 }
 
@@ -165,7 +168,7 @@ pub fn stream(settings: StreamSettings) -> (StreamWriter, StreamReader) {
         step: 0,
         allocated: CHUNK_SIZES[0],
         allocations: 1,
-        settings: StreamSettings { bytes_max, chunk_bytes_max },
+        settings: StreamSettings { bytes_max, chunk_bytes_max, ..settings },
     };
     (writer, StreamReader { shared, head: first, at: 0, total: 0 })
 }
@@ -391,12 +394,12 @@ impl StreamWriter {
         self.shared.reader_gone.load(Ordering::SeqCst)
     }
 
-    /// Asks the reader to say so ([`StreamReader::consume`] returns true) when half of the bound is unread, or at least
-    /// something more than now was consumed. The caller looks again after this.
+    /// Asks the reader to say so ([`StreamReader::consume`] returns true) when half of the bound is unread (nothing, with
+    /// [`StreamSettings::resume_empty`]), or at least something more than now was consumed. The caller looks again after this.
     pub fn ask_for_room(&mut self) {
         let consumed = self.shared.consumed.load(Ordering::SeqCst);
-        let half = self.total.saturating_sub(self.pooled_max() as u64 / 2);
-        self.shared.resume_at.swap(half.max(consumed + 1), Ordering::SeqCst);
+        let unread = if self.settings.resume_empty { 0 } else { self.pooled_max() as u64 / 2 };
+        self.shared.resume_at.swap(self.total.saturating_sub(unread).max(consumed + 1), Ordering::SeqCst);
         super::sync::store_load_barrier();
     }
 }
@@ -687,6 +690,25 @@ mod tests {
         drop(reader);
         assert!(writer.is_closed());
         assert_eq!(writer.reserve(5_000).map(|room| room.len()), Err(ReserveError::Closed));
+    }
+
+    #[test]
+    fn a_full_writer_is_told_at_half_or_when_nothing_is_left() {
+        for resume_empty in [false, true] {
+            let (mut writer, mut reader) = stream(StreamSettings { resume_empty, ..Default::default() });
+            while put(&mut writer, &[7; 1_000]).is_ok() {}
+            writer.ask_for_room();
+            let (all, mut told) = (writer.unread_bytes(), 0);
+            while told == 0 && writer.unread_bytes() > 0 {
+                let len = reader.readable().len().min(10_000);
+                if reader.consume(len) {
+                    told = all - writer.unread_bytes();
+                }
+            }
+            let half = all - writer.settings().bytes_max as u64 / 2;
+            let expected = if resume_empty { all..=all } else { half..=half + 10_000 };
+            assert!(expected.contains(&told), "{told} of {all}");
+        }
     }
 
     #[test]

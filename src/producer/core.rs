@@ -387,7 +387,11 @@ impl Core {
         }
         let too_many = |error: EngineError| Stop::Reject(RejectReason::Failed(error.to_string()));
         let id = self.shared.next_lane().map_err(too_many)?;
-        let stream = StreamSettings { bytes_max: lane_bytes(&self.settings), ..StreamSettings::default() };
+        let stream = StreamSettings {
+            bytes_max: lane_bytes(&self.settings),
+            resume_empty: self.shared.single_cpu(),
+            ..StreamSettings::default()
+        };
         let Some(commands) = self.shared.shards().get(shard) else {
             return Err(Stop::Reject(RejectReason::Closed));
         };
