@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use ottla::config::{BackendSetting, Compression, EngineSettings};
 use ottla::consumer::{Consumer, StartAt};
 use ottla::engine::{CloseError, LocalEngine};
-use ottla::producer::{DeliveryError, FlushError, Losses, Reason, Record, RejectReason};
+use ottla::producer::{DeliveryError, DeliveryResult, FlushError, Losses, Reason, Record, RejectReason};
 use ottla::testkit::broker::{Broker, Reaction, Rule};
 use panics::Panics;
 
@@ -91,6 +91,61 @@ fn records_go_out_and_come_back_inside_one_thread_on_every_backend() {
         assert_eq!(consumer.position("t", 0).unwrap(), Some(20_000));
         consumer.seek("t", 0, StartAt::Earliest).unwrap();
         read_in_order(&mut consumer, 20_000);
+        engine.close(LONG).unwrap();
+    }
+}
+
+/// Straight into a batch, or through the lane because somebody waits, a batch is full, or a record is larger than a block: a
+/// partition's records stay in order, and each outcome is that of its record.
+#[test]
+fn whichever_way_a_record_takes_its_order_and_outcome_are_its_own() {
+    const COUNT: i64 = 12_000;
+    for (backend, count_max) in backends().into_iter().flat_map(|backend| [(backend, None), (backend, Some(7))]) {
+        let broker = Broker::builder().topic("t", 3).start().unwrap();
+        let engine = local(&broker, backend);
+        let builder = engine.producer().compression(Compression::Lz4).batch_count_max(count_max);
+        let mut producer = builder.linger(Duration::from_millis(2)).build().unwrap();
+        let (heard, mut sent) = (Arc::new(Mutex::new(Vec::new())), Vec::new());
+        let (mut next, mut expected) = ([0i64; 3], Vec::new());
+        for i in 0..COUNT {
+            let partition = (i * i / 7 % 3) as usize;
+            let mut value = next[partition].to_string();
+            if i % 1_999 == 5 {
+                value.push_str(&"x".repeat(70_000));
+            }
+            let record = Record::to("t").partition(partition as i32).value(&value);
+            let offset = next[partition];
+            next[partition] += 1;
+            match i % 50 {
+                1 => sent.push((producer.submit(record).unwrap(), offset)),
+                2..10 => {
+                    let heard = Arc::clone(&heard);
+                    let told = move |result: DeliveryResult| heard.lock().unwrap().push((i, result.unwrap().offset));
+                    producer.send_with(record, told).unwrap();
+                    expected.push((i, Some(offset)));
+                }
+                10..20 => producer.try_send(record).unwrap(),
+                _ => producer.send(record).unwrap(),
+            }
+            if i % 1_000 == 999 {
+                assert_eq!(producer.flush(LONG), Ok(NO_LOSSES));
+            }
+        }
+        assert_eq!(producer.flush(LONG), Ok(NO_LOSSES));
+        heard.lock().unwrap().sort_unstable();
+        assert_eq!(*heard.lock().unwrap(), expected);
+        for (sent, offset) in sent {
+            assert_eq!(sent.wait().unwrap().offset, Some(offset));
+        }
+        let (mut consumer, mut read) = (consumer(&engine, 3), [0i64; 3]);
+        while read.iter().sum::<i64>() < COUNT {
+            for record in &consumer.next(LONG).unwrap().expect("a batch in time") {
+                let at = &mut read[record.partition() as usize];
+                let digits: Vec<u8> = record.value().unwrap().iter().copied().filter(u8::is_ascii_digit).collect();
+                assert_eq!((record.offset(), digits), (*at, at.to_string().into_bytes()));
+                *at += 1;
+            }
+        }
         engine.close(LONG).unwrap();
     }
 }

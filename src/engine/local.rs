@@ -5,7 +5,8 @@
 //!                flush, next ──┼─► Driver ─► Shard::turn_until ─► ring ─► brokers
 //!                turn ─────────┘      ▲ a waker of this thread says: poll again, don't sleep
 //! ```
-//! No hop: a record's lane is written and read by one thread, nobody is woken. Control stays a thread of its own; it never
+//! No hop: a record is encoded straight into its open batch as a rule, else its lane is written and read by one thread;
+//! nobody is woken. Control stays a thread of its own; it never
 //! touches a record.
 
 use std::any::Any;
@@ -22,20 +23,21 @@ use super::assemble::EngineClock;
 use super::threads::words;
 use super::wait::Waiting;
 use super::{CLOSE_GRACE, CloseError, Engine, EngineBuilder, EngineError};
-use crate::base::ids::ShardIx;
+use crate::base::ids::{LaneId, ShardIx};
 use crate::base::sync::park_until;
 use crate::base::time::{Clock, SystemClock, Time};
 use crate::control::EngineState;
 use crate::mesh::MailboxSender;
 use crate::mesh::command::ShardEvent;
+use crate::mesh::entry::EntryHeader;
 use crate::ring::{AnyBackend, AnyWaker, Wake as _};
-use crate::shard::{Shard, Turn};
+use crate::shard::{InPlace, Shard, Turn};
 
 /// An engine whose shard runs inside the thread that made it: `!Send`, no second data thread, no wake between sender and
 /// shard. For loops pinned to one CPU and for handlers that run where their data is.
 ///
 /// The shard has a turn inside every call that waits (`flush`, `next`, a `send` without room, `wait`), in
-/// [`LocalEngine::turn`], and in a `send` when 64 KiB lie in its lane or the kernel's clock ticked since its last turn. A
+/// [`LocalEngine::turn`], and in a `send` when 256 KiB were sent or the kernel's clock ticked since its last turn. A
 /// thread that does none of these for long lets linger, deadlines and requests of its engine wait.
 ///
 /// Made by [`EngineBuilder::build_local`]; handles by `producer()` and `consumer()`. It ends with [`LocalEngine::close`], or
@@ -168,10 +170,14 @@ impl Driver {
     /// One turn, waiting until `limit` at the latest ([`Time::ZERO`]: not at all). False when the shard has ended. From
     /// inside a turn (a waker that runs user code) it does nothing.
     pub fn turn(&self, limit: Time) -> bool {
+        self.guarded(|shard| shard.turn_until(limit, || self.bell.notified.load(Ordering::SeqCst)))
+    }
+
+    /// Lets the shard do something; what panics in there ends it.
+    fn guarded(&self, work: impl FnOnce(&mut Shard<AnyBackend, SystemClock>) -> Turn) -> bool {
         let Ok(mut slot) = self.shard.try_borrow_mut() else { return true };
         let Some(shard) = slot.as_mut() else { return false };
-        let turn = || shard.turn_until(limit, || self.bell.notified.load(Ordering::SeqCst));
-        let failure = match catch_unwind(AssertUnwindSafe(turn)) {
+        let failure = match catch_unwind(AssertUnwindSafe(|| work(shard))) {
             Ok(Turn::Running) => return true,
             Ok(Turn::Stopped) => None,
             Err(panic) => Some(panic),
@@ -184,6 +190,29 @@ impl Driver {
         // What a shard leaves in a panic may panic again; it must not take the caller with it.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(ended)));
         false
+    }
+
+    /// See [`Shard::append_in_place`]. What panics in there was not counted: it goes to the caller, as it would from a lane.
+    #[inline]
+    pub(crate) fn append_in_place(
+        &self,
+        lane: LaneId,
+        header: EntryHeader,
+        body_len: usize,
+        write: impl FnOnce(&mut [u8]),
+    ) -> InPlace {
+        match self.shard.try_borrow_mut().as_deref_mut() {
+            Ok(Some(shard)) => shard.append_in_place(lane, header, body_len, write),
+            _ => InPlace::Lane,
+        }
+    }
+
+    /// Takes what is in the lanes, without a turn.
+    pub(crate) fn take_lanes(&self) {
+        self.guarded(|shard| {
+            shard.take_lanes();
+            Turn::Running
+        });
     }
 
     /// Ends the shard without waiting for anybody.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::base::hash::Map;
-use crate::base::ids::{ProducerIx, TopicIx, Tp};
+use crate::base::ids::{LaneId, ProducerIx, TopicIx, Tp};
 use crate::base::rng::Rng;
 use crate::base::stream::{ReserveError, StreamSettings};
 use crate::base::time::{Clock, Time};
@@ -48,6 +48,27 @@ pub(super) enum Stop {
         bytes: u64,
         share: Share,
     },
+}
+
+/// A shorter way than the lane, for the thread that runs the shard itself.
+pub(super) trait Near {
+    /// Whether there is one now.
+    fn is_near(&self) -> bool;
+    /// Has `encode` write the record's body into its batch. False: it has to go through the lane.
+    fn append(&self, lane: LaneId, header: EntryHeader, body_len: usize, encode: impl FnOnce(&mut [u8])) -> bool;
+}
+
+/// No shorter way.
+struct Far;
+
+impl Near for Far {
+    #[inline(always)]
+    fn is_near(&self) -> bool {
+        false
+    }
+    fn append(&self, _: LaneId, _: EntryHeader, _: usize, _: impl FnOnce(&mut [u8])) -> bool {
+        false
+    }
 }
 
 /// One shard's lane.
@@ -139,6 +160,8 @@ pub(super) struct Core {
     rng: Rng,
     marks: u64,
     wake_bytes: u64,
+    /// See [`Core::placed_bytes`].
+    placed_bytes: u64,
 }
 
 impl std::fmt::Debug for Core {
@@ -170,6 +193,7 @@ impl Core {
             credit: shared.budget().credit(),
             rng: Rng::new(seed ^ (u64::from(producer.0) << 32) ^ 0x5EED),
             marks: 0,
+            placed_bytes: 0,
             wake_bytes: if shared.single_cpu() { WAKE_BYTES_SINGLE_CPU } else { WAKE_BYTES },
             shared: Arc::clone(shared),
         }
@@ -179,6 +203,18 @@ impl Core {
     /// `waiter` was taken.
     #[inline]
     pub fn place(&mut self, record: &Record<'_>, waiter: &mut Option<Waiter>, paid: &mut u64) -> Result<(), Stop> {
+        self.place_near(record, waiter, paid, &Far)
+    }
+
+    /// The same, by a shorter way than the lane where `near` knows one.
+    #[inline]
+    pub fn place_near(
+        &mut self,
+        record: &Record<'_>,
+        waiter: &mut Option<Waiter>,
+        paid: &mut u64,
+        near: &impl Near,
+    ) -> Result<(), Stop> {
         let topic = match record.topic {
             TopicRef::Ix(ix) => ix,
             TopicRef::Name(name) => match &self.first_name {
@@ -212,6 +248,8 @@ impl Core {
             return Err(Stop::Reject(gone(&self.shared)));
         }
         let rolls = !port.writer.fits(bytes);
+        // What lies in the lane was sent before.
+        let near_lane = (near.is_near() && port.writer.unread_bytes() == 0).then(|| port.writer.id());
         let out = match port.writer.reserve(bytes) {
             Ok(out) => out,
             Err(ReserveError::Full) => return Err(Stop::Room { shard, bytes }),
@@ -261,12 +299,21 @@ impl Core {
                 flags.0 |= EntryFlags::URGENT;
             }
         }
-        EntryHeader { kind, flags, tp, time }.write(body_bytes, out);
-        encode_body_at(record.key, record.value, headers(), &mut out[HEADER_BYTES..]);
+        let header = EntryHeader { kind, flags, tp, time };
+        self.placed_bytes += bytes as u64;
+        let encode = |out: &mut [u8]| encode_body_at(record.key, record.value, headers(), out);
+        let in_lane = near_lane.is_none_or(|lane| !near.append(lane, header, body_bytes, encode));
+        if in_lane {
+            header.write(body_bytes, out);
+            encode(&mut out[HEADER_BYTES..]);
+        }
         if let Some(who) = waiter.take() {
             self.inbox.track(shard, tp, state.tickets, time, who);
         }
         state.tickets += 1;
+        if !in_lane {
+            return Ok(());
+        }
         port.writer.commit(bytes);
         port.ring(&self.shared, &self.settings, flags, rolls, self.wake_bytes, bytes);
         Ok(())
@@ -439,13 +486,10 @@ impl Core {
         }
     }
 
-    /// Bytes written to the lane of shard 0, a local engine's only one.
+    /// Bytes of records placed so far, each with its header.
     #[inline]
-    pub fn committed_bytes(&self) -> u64 {
-        match self.ports.first() {
-            Some(Some(port)) => port.writer.committed_total(),
-            _ => 0,
-        }
+    pub fn placed_bytes(&self) -> u64 {
+        self.placed_bytes
     }
 
     /// Those who are blocked in this handle and its clones.

@@ -8,7 +8,7 @@ use crate::base::ids::{LaneId, ProducerIx, TopicIx, Tp};
 use crate::base::time::{Now, Time};
 use crate::batch::Outcome;
 use crate::mesh::command::{Completion, NewLane};
-use crate::mesh::entry::{Entry, EntryFlags, EntryKind};
+use crate::mesh::entry::{Entry, EntryFlags, EntryHeader, EntryKind, HEADER_BYTES};
 use crate::mesh::{CompletionWriter, LaneReader};
 use crate::proto::produce::{Arrival, Origin, PartIx, Produce, Run};
 
@@ -62,6 +62,17 @@ pub(super) struct Drained {
     pub paid: usize,
     /// There may be more.
     pub more: bool,
+}
+
+/// What became of a record that was to go straight into its batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InPlace {
+    /// It is there.
+    Done,
+    /// It has to go through the lane, and whoever drains that at once can go on in place.
+    Drain,
+    /// It has to go through the lane.
+    Lane,
 }
 
 /// All lanes of a shard.
@@ -123,6 +134,27 @@ impl Lanes {
             taken += bytes;
         }
         Drained { bytes: taken, paid, more: idle < count }
+    }
+
+    /// Encodes a record of a lane that is empty straight into its open batch.
+    #[inline]
+    pub fn append_in_place(
+        &mut self,
+        lane: LaneId,
+        header: &EntryHeader,
+        body_len: usize,
+        produce: &mut Produce,
+        write: impl FnOnce(&mut [u8]),
+    ) -> InPlace {
+        // Most local engines have one lane.
+        let at = match self.lanes.first() {
+            Some(first) if first.reader.id() == lane => 0,
+            _ => match self.by_id.get(&lane) {
+                Some(at) => *at,
+                None => return InPlace::Lane,
+            },
+        };
+        self.lanes[at].append_in_place(header, body_len, produce, write)
     }
 
     /// Tells handles how their records ended.
@@ -238,6 +270,40 @@ impl Lane {
         (at, marks)
     }
 
+    #[inline]
+    fn append_in_place(
+        &mut self,
+        header: &EntryHeader,
+        body_len: usize,
+        produce: &mut Produce,
+        write: impl FnOnce(&mut [u8]),
+    ) -> InPlace {
+        let tp = header.tp;
+        if self.slots.get(self.last).is_none_or(|slot| slot.tp != tp) {
+            let Some(slot) = self.index.get(&tp) else { return InPlace::Lane };
+            self.last = *slot as usize;
+        }
+        let slot = &mut self.slots[self.last];
+        let Some(part) = slot.part.filter(|_| !produce.has_unplaced(tp.topic)) else { return InPlace::Lane };
+        let origin = Origin {
+            lane: self.reader.id(),
+            space: tp.partition,
+            ticket: slot.next_ticket,
+            mark: self.marks_done + self.buckets.len() as u32 - 1,
+            tracked: header.flags.has(EntryFlags::TRACKED),
+            urgent: false,
+        };
+        // Nothing is counted before it is written.
+        if !produce.append_in_place(part, (header.time, body_len), &origin, HEADER_BYTES + body_len, write) {
+            return InPlace::Drain;
+        }
+        slot.next_ticket += 1;
+        if let Some(bucket) = self.buckets.back_mut() {
+            bucket.outstanding += 1;
+        }
+        InPlace::Done
+    }
+
     fn settle(&mut self, tp: Tp, run: &Run, outcome: Outcome) {
         match outcome {
             Outcome::Delivered { .. } => {}
@@ -300,7 +366,6 @@ mod tests {
     use crate::base::ids::{BrokerId, Uuid};
     use crate::batch::{body_len, encode_body};
     use crate::config::ProducerSettings;
-    use crate::mesh::entry::{EntryHeader, HEADER_BYTES};
     use crate::mesh::{LaneSettings, LaneWriter, completions, lane};
     use crate::proto::produce::{LeaderFact, Placement, ProduceSettings};
     use std::time::Duration;

@@ -20,6 +20,7 @@
 mod fetch;
 mod lanes;
 mod link;
+mod near;
 mod place;
 
 use std::collections::BTreeMap;
@@ -51,6 +52,7 @@ use crate::telemetry::{ShardCounters, ShardStats};
 use crate::wire::messages::ProduceResponse;
 use crate::wire::{ApiKey, ErrorCode, Message, Reader};
 use fetch::FetchLanes;
+pub use lanes::InPlace;
 use lanes::Lanes;
 use link::{Link, Need, Role};
 use place::Placer;
@@ -426,13 +428,7 @@ impl<C: Clock> Core<C> {
         if self.snapshots.refresh() {
             self.on_snapshot();
         }
-        let mut met = std::mem::take(&mut self.met);
-        let drained = self.lanes.drain(self.now, LANE_BYTES_PER_TURN, &mut self.produce, &mut self.settled, &mut met);
-        for topic in met.drain(..) {
-            self.feed_topic(topic);
-        }
-        self.met = met;
-        self.paid += drained.paid as i64;
+        let more = self.take_lanes();
         if self.produce.next_deadline() <= now {
             self.produce.on_deadline(now, &mut self.settled);
         }
@@ -453,6 +449,18 @@ impl<C: Clock> Core<C> {
         // Before the links are driven: the turn that gives up also begins to close them, nothing else would wake it.
         self.stop_when_done(now);
         self.drive(now, backend);
+        more
+    }
+
+    /// Records out of the lanes into batches. True when there may be more.
+    fn take_lanes(&mut self) -> bool {
+        let mut met = std::mem::take(&mut self.met);
+        let drained = self.lanes.drain(self.now, LANE_BYTES_PER_TURN, &mut self.produce, &mut self.settled, &mut met);
+        for topic in met.drain(..) {
+            self.feed_topic(topic);
+        }
+        self.met = met;
+        self.paid += drained.paid as i64;
         drained.more
     }
 

@@ -52,6 +52,29 @@ impl Produce {
         self.append_first(now, ix, record, settle);
     }
 
+    /// As [`Produce::append`] for a record whose body of `body_len` bytes `write` encodes into the open batch: if there is one
+    /// and that needs nothing but room. False: nothing was done.
+    #[inline]
+    pub fn append_in_place(
+        &mut self,
+        ix: PartIx,
+        (timestamp_ms, body_len): (i64, usize),
+        origin: &Origin,
+        charge: usize,
+        write: impl FnOnce(&mut [u8]),
+    ) -> bool {
+        let Some(open) = &mut self.parts[ix.0 as usize].open else { return false };
+        if !open.builder.append_in_place(timestamp_ms, body_len, write) {
+            return false;
+        }
+        if !open.runs.last_mut().is_some_and(|run| run.extend(origin)) {
+            open.runs.push(Run::of(origin));
+        }
+        open.charge += charge;
+        self.stats.records += 1;
+        true
+    }
+
     /// The first record of a new batch.
     #[cold]
     #[inline(never)]
