@@ -265,7 +265,8 @@ impl Peer {
             Mode::Waited | Mode::Paced(_) => self.has_broker(),
             // Nothing is read that a variant of reading could do otherwise; only where it runs makes a difference.
             Mode::Idle(_) => self.has_broker() && ["", "LocalEngine"].contains(&step.variant),
-            Mode::CatchUp(_) => CATCHERS.contains(&self.name),
+            // It compares nothing: which records come depends on when it is done.
+            Mode::CatchUp(_) => CATCHERS.contains(&self.name) && !step.aside,
             Mode::Mixed | Mode::KlifeSync(_) | Mode::KlifeAsync(_) => MIXERS.contains(&self.name),
         }
     }

@@ -140,7 +140,24 @@ pub fn rules(report: &Report) -> Vec<String> {
              and bare has nothing else",
             BUSY_MIN * 100.0
         ),
+        waiting(report),
     ]
+}
+
+/// What no run is to be blamed for.
+fn waiting(report: &Report) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for sample in &report.samples {
+        if sample.scenario.busy(0.0, 0.0).is_none() && !names.contains(&sample.scenario.name) {
+            names.push(sample.scenario.name);
+        }
+    }
+    let waits = if names.is_empty() {
+        String::new()
+    } else {
+        format!("{}: waiting is what is measured, so nothing there is latency-bound. ", names.join(", "))
+    };
+    waits + "Nobody joins a group: all readers are assigned their partitions, so start CPU is start-up and no join"
 }
 
 /// What must stand above figures of the sink.
