@@ -110,7 +110,7 @@ fn table(out: &mut String, rows: &[&Row<'_>]) {
     }
     out.push_str("</tr></thead><tbody>");
     for row in rows {
-        out.push_str(if matches!(row.first.peer.name, "ottla" | "ottla-lib") { "<tr class=\"own\">" } else { "<tr>" });
+        out.push_str(if row.first.peer.is_ours() { "<tr class=\"own\">" } else { "<tr>" });
         for (head, cell) in &columns {
             let class = if *head == "flags" { " class=\"flag\"" } else { "" };
             let _ = write!(out, "<td{class}>{}</td>", escaped(&cell(row)));

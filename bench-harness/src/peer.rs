@@ -253,6 +253,11 @@ impl Peer {
         }
     }
 
+    /// Whether it is this project's.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.name, "ottla" | "ottla-lib")
+    }
+
     /// Whether a step means something in a scenario.
     pub fn takes_part(&self, step: &Step, scenario: &Scenario) -> bool {
         if self.kind == Kind::Bare {

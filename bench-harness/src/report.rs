@@ -39,6 +39,8 @@ pub struct Row<'a> {
     samples: Vec<&'a Sample>,
     /// CPU per record over franz-go's in the same round: below 1 is less. `None` where it does not take part.
     pub to_reference: Option<Spread>,
+    /// The same over the least of all clients that are not ours, with all their variants; `None` where there is none.
+    pub to_best: Option<Spread>,
     /// The same over the floor's.
     pub to_floor: Option<Spread>,
     /// The same over that of bare sockets.
@@ -126,6 +128,7 @@ impl Row<'_> {
         }
         for (name, ratio) in [
             ("ratio_to_franz_go", self.to_reference),
+            ("ratio_to_best_peer", self.to_best),
             ("ratio_to_floor", self.to_floor),
             ("ratio_to_bare", self.to_bare),
             ("ack_p50_to_bare", self.ack_to_bare),
@@ -169,6 +172,7 @@ impl Report {
                     first: sample,
                     samples: vec![sample],
                     to_reference: None,
+                    to_best: None,
                     to_floor: None,
                     to_bare: None,
                     ack_to_bare: None,
@@ -193,6 +197,7 @@ impl Report {
     fn judge(&self, row: &mut Row<'_>, wire_median: Option<f64>) {
         let first = row.first;
         row.to_reference = self.ratio(row, REFERENCE);
+        row.to_best = self.to_best(row);
         row.to_floor = self.ratio(row, FLOOR);
         row.to_bare = self.ratio(row, BARE);
         let p50 = |sample: &Sample| Some(sample.long.ack_us?[0]).filter(|us| *us > 0.0);
@@ -245,6 +250,19 @@ impl Report {
     fn ratio(&self, row: &Row<'_>, reference: &str) -> Option<Spread> {
         // Runs that are too short for the clock come out at nothing.
         self.beside(row, reference, |own, other| (other.cpu_us() > 0.0).then(|| own.cpu_us() / other.cpu_us()))
+    }
+
+    fn to_best(&self, row: &Row<'_>) -> Option<Spread> {
+        Spread::of(row.samples.iter().filter_map(|sample| {
+            let is_rival = |other: &&Sample| {
+                other.peer.is_client()
+                    && !other.peer.is_ours()
+                    && (other.scenario.name, other.step.phase, other.round)
+                        == (sample.scenario.name, sample.step.phase, sample.round)
+            };
+            let rivals = self.samples.iter().filter(is_rival).map(Sample::cpu_us).filter(|us| *us > 0.0);
+            Some(sample.cpu_us() / rivals.min_by(f64::total_cmp)?)
+        }))
     }
 
     /// A figure made of a row's samples and another peer's of the same round.
@@ -375,6 +393,19 @@ pub mod tests {
         );
         assert_eq!((&ottla["ack_us_p99"]["median"], &ottla["context_switches"]["median"]), (&json!(2.0), &json!(17.0)));
         assert_eq!(ottla["flags"], json!([]));
+    }
+
+    #[test]
+    fn the_best_peer_is_the_cheapest_of_the_round_with_its_variants_and_not_ours() {
+        let report = report();
+        let best = |place: usize| report.json()["results"][place]["ratio_to_best_peer"]["median"].clone();
+        assert_eq!((best(0), best(1)), (json!(0.5), json!(1.0)));
+        // "pooled" reads for less.
+        assert_eq!(best(3), json!(1.0));
+        assert!(best(2).as_f64().unwrap() > 1.15);
+        let mut alone = Report::default();
+        alone.samples.push(sample("ottla", Phase::Produce, 0, 0, &[(M, 1.0, 1.0)]));
+        assert!(alone.json()["results"][0].get("ratio_to_best_peer").is_none());
     }
 
     #[test]

@@ -128,6 +128,7 @@ pub const ALL: &[Scenario] = &[
         divide: 1,
         ..TELEMETRY
     },
+    Scenario { name: "telemetry-10", what: "telemetry over 10 partitions", partitions: 10, divide: 4, ..TELEMETRY },
     Scenario {
         name: "telemetry-12",
         what: "telemetry over 12 partitions, placed by key",

@@ -22,6 +22,7 @@ pub const COLUMNS: &[Column] = &[
         let part = |part: usize| cell(row, |sample| Some(sample.user_system_us()?[part]), |us| format!("{us:.3}"));
         format!("{} + {}", part(0), part(1))
     }),
+    ("x best peer", |row| row.to_best.map_or_else(none, |ratio| format!("{:.2}", ratio.median))),
     ("x bare", |row| row.to_bare.map_or_else(none, |ratio| format!("{:.2}", ratio.median))),
     ("x floor", |row| row.to_floor.map_or_else(none, |ratio| format!("{:.2}", ratio.median))),
     ("start CPU ms", |row| cell(row, |sample| Some(sample.start_cpu_seconds() * 1e3), |ms| format!("{ms:.0}"))),
