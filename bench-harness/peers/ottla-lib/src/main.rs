@@ -96,7 +96,7 @@ fn effective(job: &Job, client: &Client) -> Value {
         "assignment": "manual",
         "backend": backend,
         "backend_reason": reason,
-        "profile": "lto thin, 1 codegen unit (Ottla's own release profile: 4)",
+        "profile": "lto thin, 1 codegen unit, as Ottla's own release profile",
     });
     let does = |role| match role {
         Role::Producer => job.produces,
