@@ -12,8 +12,8 @@ const STYLE: &str = "body{font:14px/1.45 system-ui,sans-serif;margin:2rem auto;m
 h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin:2.2rem 0 .2rem;border-top:1px solid #d8dee4;padding-top:1rem}\
 p{max-width:60rem}.what,.note{color:#57606a}.plots{display:flex;flex-wrap:wrap;gap:1rem 2rem}figure{margin:.5rem 0}\
 figcaption{font-weight:600;margin-bottom:.2rem}.wide{overflow-x:auto}table{border-collapse:collapse;font-size:12px;white-space:nowrap}\
-th,td{padding:.25rem .55rem;border-bottom:1px solid #d8dee4;text-align:right;font-variant-numeric:tabular-nums}\
-th{text-align:right;background:#f6f8fa}th:first-child,td:first-child,.flag{text-align:left}\
+th,td{padding:.25rem .4rem;border-bottom:1px solid #d8dee4;text-align:right;font-variant-numeric:tabular-nums}\
+th{text-align:right;vertical-align:bottom;white-space:normal;background:#f6f8fa}th:first-child,td:first-child,.flag{text-align:left}\
 tr.own td{font-weight:600}td.flag{color:#9a3412}details{margin:.6rem 0}pre{font-size:11px;white-space:pre-wrap;background:#f6f8fa;padding:.6rem}\
 svg text{font:12px system-ui,sans-serif;fill:#1b1f24}svg .v{fill:#57606a}";
 

@@ -167,7 +167,8 @@ const SINK: &str = "SINK MODE (the broker drops what it gets) and CANNED RESULTS
 
 fn table_of(rows: &[Row<'_>]) -> Table {
     let mut table = Table::new();
-    let columns: Vec<_> = COLUMNS.iter().filter(|(head, _)| !PAGE_ONLY.contains(head)).collect();
+    let columns = told(COLUMNS, &rows.iter().collect::<Vec<_>>());
+    let columns: Vec<_> = columns.into_iter().filter(|(head, _)| !PAGE_ONLY.contains(head)).collect();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header(columns.iter().map(|(head, _)| *head));
     for row in rows {
         table.add_row(columns.iter().map(|(_, cell)| cell(row)));
@@ -214,6 +215,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is missing:\n{text}");
         }
+        assert!(!text.contains("x bare"), "nobody is beside bare sockets here:\n{text}");
     }
 
     #[test]
