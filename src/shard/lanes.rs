@@ -367,7 +367,9 @@ mod tests {
     use crate::batch::{body_len, encode_body};
     use crate::config::ProducerSettings;
     use crate::mesh::{LaneSettings, LaneWriter, completions, lane};
+    use crate::proto::cluster::TopicNames;
     use crate::proto::produce::{LeaderFact, Placement, ProduceSettings};
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
     const PRODUCER: ProducerIx = ProducerIx(0);
@@ -473,5 +475,145 @@ mod tests {
         write(&mut writer, 0);
         assert_eq!(feed(&mut lanes, &mut produce), 0);
         assert_eq!(produce.stats().records, 4);
+    }
+
+    /// A shard, one lane into it, and all that came out.
+    struct Side {
+        produce: Produce,
+        lanes: Lanes,
+        settled: Settlements,
+        writer: LaneWriter,
+        requests: Vec<Vec<u8>>,
+        names: TopicNames,
+        known: BTreeSet<TopicIx>,
+        in_place: usize,
+    }
+
+    impl Side {
+        const NOW: Now = Now { mono: Time(5), wall_ms: 5 };
+
+        fn new(settings: &ProducerSettings) -> Self {
+            let (mut produce, mut lanes, names) = (machine(), Lanes::default(), TopicNames::new());
+            produce.add_producer(PRODUCER, std::sync::Arc::new(settings.clone()));
+            for name in ["a", "b"] {
+                names.intern(name).unwrap();
+            }
+            let (writer, reader) = lane(LaneId(7), LaneSettings::default());
+            lanes.add(NewLane { producer: PRODUCER, reader, completions: completions(8, &Medium::threads()).0 });
+            let settled = Settlements::default();
+            let (requests, known) = (Vec::new(), BTreeSet::new());
+            let mut side = Self { produce, lanes, settled, writer, requests, names, known, in_place: 0 };
+            side.learn(TopicIx(0));
+            side
+        }
+
+        fn learn(&mut self, topic: TopicIx) {
+            self.known.insert(topic);
+            let facts = [LeaderFact { leader: Some(BrokerId(1)), epoch: 0 }; 3];
+            self.produce.set_topic(Self::NOW.mono, topic, Some((Uuid::ZERO, &facts)), &mut self.settled, &mut First);
+        }
+
+        fn drain(&mut self) {
+            let (mut met, Self { produce, lanes, settled, .. }) = (Vec::new(), &mut *self);
+            lanes.drain(Self::NOW, usize::MAX, produce, settled, &mut met);
+            // The shard knows of a topic what its snapshot says.
+            met.retain(|topic| self.known.contains(topic));
+            met.into_iter().for_each(|topic| self.learn(topic));
+        }
+
+        fn write(&mut self, header: &EntryHeader, body: &[u8]) {
+            if self.writer.reserve(HEADER_BYTES + body.len()).is_err() {
+                self.drain();
+            }
+            let out = self.writer.reserve(HEADER_BYTES + body.len()).unwrap();
+            header.write(body.len(), out);
+            out[HEADER_BYTES..].copy_from_slice(body);
+            self.writer.commit(HEADER_BYTES + body.len());
+        }
+
+        /// As a local engine's producer does it.
+        fn place(&mut self, header: &EntryHeader, body: &[u8], drain: bool) {
+            let near = header.kind == EntryKind::Record && !header.flags.has(EntryFlags::URGENT);
+            let Self { produce, lanes, .. } = self;
+            let way = match near && self.writer.unread_bytes() == 0 {
+                true => lanes.append_in_place(LaneId(7), header, body.len(), produce, |out| out.copy_from_slice(body)),
+                false => InPlace::Lane,
+            };
+            self.in_place += usize::from(way == InPlace::Done);
+            if way != InPlace::Done {
+                self.write(header, body);
+            }
+            if way == InPlace::Drain || drain {
+                self.drain();
+            }
+        }
+
+        fn flush(&mut self, id: u64) {
+            self.write(&EntryHeader::flush(id), &[]);
+            self.drain();
+            while let Some(call) = self.produce.next_call(BrokerId(1)) {
+                let (mut head, mut inserts) = (Vec::new(), Vec::new());
+                assert!(self.produce.encode_call(call, 9, "tester", &self.names, &mut head, &mut inserts));
+                inserts.iter().for_each(|(_, piece)| head.extend_from_slice(piece.bytes()));
+                self.requests.push(head);
+                self.produce.on_written(Self::NOW.mono, call, &mut self.settled);
+            }
+        }
+    }
+
+    /// Whatever is mixed: known and unknown topics, waiters, flushes, full and oversized batches.
+    #[test]
+    fn r05_straight_into_the_batch_or_by_the_lane_all_that_comes_out_is_the_same() {
+        let mut in_place = 0;
+        for seed in 0..60 {
+            let mut rng = crate::base::rng::Rng::new(seed);
+            let settings = ProducerSettings {
+                acks: crate::config::Acks::None,
+                idempotence: false,
+                compression: [crate::config::Compression::None, crate::config::Compression::Lz4][seed as usize % 2],
+                batch_count_max: rng.percent(30).then_some(9),
+                batch_size: if rng.percent(50) { 3_000 } else { 1_000_000 },
+                ..ProducerSettings::default()
+            };
+            let (mut by_lane, mut mixed) = (Side::new(&settings), Side::new(&settings));
+            let known_at = rng.below(400);
+            for step in 0..600 {
+                if step == known_at {
+                    for side in [&mut by_lane, &mut mixed] {
+                        side.drain();
+                        side.learn(TopicIx(1));
+                    }
+                }
+                if rng.percent(3) {
+                    by_lane.flush(step);
+                    mixed.flush(step);
+                }
+                let topic = TopicIx(u32::from(rng.percent(30)));
+                // Some handles learn of a topic later than the shard.
+                let unplaced = topic == TopicIx(1) && rng.percent(if step < known_at { 50 } else { 5 });
+                let (kind, partition) =
+                    if unplaced { (EntryKind::Unplaced, -1) } else { (EntryKind::Record, rng.below(3) as i32) };
+                let waited = [0, 0, 0, EntryFlags::TRACKED, EntryFlags::TRACKED | EntryFlags::URGENT];
+                let kinds = if rng.percent(20) { 5 } else { 4 };
+                let flags = EntryFlags(waited[rng.below(kinds) as usize]);
+                let header = EntryHeader { kind, flags, tp: Tp { topic, partition }, time: rng.below(1 << 20) as i64 };
+                let longest = if rng.percent(1) { 90_000 } else { 300 };
+                let value = vec![step as u8; rng.below(longest) as usize];
+                let mut body = Vec::new();
+                encode_body(None, Some(&value), std::iter::empty(), &mut body);
+                by_lane.write(&header, &body);
+                mixed.place(&header, &body, rng.percent(40));
+            }
+            for side in [&mut by_lane, &mut mixed] {
+                side.flush(1_000);
+                side.produce.stop(crate::batch::Reason::Closed, &mut side.settled);
+            }
+            assert!(by_lane.requests == mixed.requests, "seed {seed}: other batches");
+            assert_eq!(by_lane.settled.list, mixed.settled.list, "seed {seed}");
+            assert_eq!(by_lane.settled.released, mixed.settled.released, "seed {seed}");
+            assert_eq!(by_lane.produce.stats().records, 600, "seed {seed}");
+            in_place += mixed.in_place;
+        }
+        assert!(in_place > 60 * 200, "only {in_place} went straight");
     }
 }
