@@ -53,8 +53,8 @@ struct Short {
 #[derive(Debug)]
 pub struct SlabPool {
     memory: FetchMemory,
-    /// With the count of takes when they came home.
-    free: Vec<(u64, Vec<u8>)>,
+    /// With the count of takes when they came home, and whose they were.
+    free: Vec<(u64, FetchLink, Vec<u8>)>,
     takes: u64,
     /// Bytes of [`SlabPool::free`].
     kept_bytes: usize,
@@ -84,7 +84,7 @@ impl SlabPool {
             if oversized {
                 self.memory.give_reserve();
             } else {
-                self.keep(memory);
+                self.keep(link, memory);
             }
         }
         if self.kept_bytes > 0 && self.short.is_none() && self.memory.is_waited_for() {
@@ -202,6 +202,7 @@ impl SlabPool {
                 memory
             }
             None => {
+                self.drop_outgrown(link, size);
                 let memory = vec![0; size.max(1).next_multiple_of(step)];
                 if oversized {
                     self.memory.give(paid);
@@ -215,7 +216,7 @@ impl SlabPool {
         };
         *self.held.entry(link).or_default() += memory.len();
         self.takes += 1;
-        while let Some((came, _)) = self.free.first()
+        while let Some((came, ..)) = self.free.first()
             && came + KEPT_TAKES < self.takes
         {
             self.drop_oldest();
@@ -227,10 +228,20 @@ impl SlabPool {
     fn take_kept(&mut self, size: usize, step: usize) -> Option<Vec<u8>> {
         let fits = |memory: &Vec<u8>| memory.len() >= size && memory.len() <= size + step.max(size / 4);
         let all = 0..self.free.len();
-        let best = all.filter(|at| fits(&self.free[*at].1)).min_by_key(|at| self.free[*at].1.len())?;
-        let (_, memory) = self.free.remove(best);
+        let best = all.filter(|at| fits(&self.free[*at].2)).min_by_key(|at| self.free[*at].2.len())?;
+        let (.., memory) = self.free.remove(best);
         self.kept_bytes -= memory.len();
         Some(memory)
+    }
+
+    /// A link whose answers grow leaves smaller slabs behind: one goes for each larger one that has to be made.
+    fn drop_outgrown(&mut self, link: FetchLink, size: usize) {
+        let outgrown = |(_, of, memory): &(u64, FetchLink, Vec<u8>)| *of == link && memory.len() < size;
+        if let Some(at) = self.free.iter().position(outgrown) {
+            let (.., memory) = self.free.remove(at);
+            self.kept_bytes -= memory.len();
+            self.memory.give(memory.len());
+        }
     }
 
     fn let_go(&mut self, link: FetchLink, bytes: usize) {
@@ -242,7 +253,7 @@ impl SlabPool {
         }
     }
 
-    fn keep(&mut self, memory: Vec<u8>) {
+    fn keep(&mut self, link: FetchLink, memory: Vec<u8>) {
         // No more than half the memory lies idle, and not many.
         let too_much = self.kept_bytes + memory.len() > self.memory.capacity_bytes() / 2;
         if too_much || self.memory.is_waited_for() {
@@ -253,7 +264,7 @@ impl SlabPool {
             self.drop_oldest();
         }
         self.kept_bytes += memory.len();
-        self.free.push((self.takes, memory));
+        self.free.push((self.takes, link, memory));
     }
 
     fn drop_kept(&mut self, down_to: usize) {
@@ -264,7 +275,7 @@ impl SlabPool {
         if self.free.is_empty() {
             return false;
         }
-        let (_, memory) = self.free.remove(0);
+        let (.., memory) = self.free.remove(0);
         self.kept_bytes -= memory.len();
         let bytes = memory.len();
         drop(memory);
@@ -449,6 +460,19 @@ mod tests {
             pool.collect();
         }
         assert_eq!((pool.kept_bytes, pool.used_bytes()), (4 << 10, 4 << 10));
+    }
+
+    #[test]
+    fn a_link_that_outgrew_its_slabs_gives_them_back() {
+        let mut pool = pool(64 << 20);
+        let (small, other) = (pool.take(A, 1 << 20, 0).unwrap(), pool.take(B, 1 << 20, 0).unwrap());
+        drop((small, other));
+        pool.collect();
+        let large = pool.take(A, 2 << 20, 0).unwrap();
+        assert_eq!((pool.kept_bytes, pool.used_bytes()), (1 << 20, 3 << 20), "its own, not the other's");
+        drop(large);
+        pool.collect();
+        assert_eq!(pool.take(B, 1 << 20, 0).unwrap().memory.len(), 1 << 20);
     }
 
     #[test]
