@@ -582,6 +582,40 @@ mod suite {
         run_until(&mut backend, &mut log, |log| socks[..LOUD].iter().all(|loud| log.received(*loud).len() == EACH));
     }
 
+    /// Every other receive is into memory of the owner, which comes back with what it holds, also when the socket ends.
+    pub fn bytes_land_where_their_owner_wants_them<B: Backend>(make: impl Fn(&RingSettings) -> B) {
+        let (listener, address) = listen("127.0.0.1");
+        let all: Vec<u8> = (0..2 * MIB).map(|i| (i % 251) as u8).collect();
+        for lends in [1, 1_000, 300_000] {
+            let wanted = if lends == 1 { &all[..5_000] } else { &all[..] };
+            let (mut backend, mut log) = (make(&RingSettings::default()), Log::lending(lends));
+            let sock = backend.open(address, &SocketOptions { lands: true, ..SocketOptions::default() }).unwrap();
+            run_until(&mut backend, &mut log, |log| !log.connected.is_empty());
+            let mut peer = listener.accept().unwrap().0;
+            let bytes = wanted.to_vec();
+            let peer = thread::spawn(move || {
+                peer.write_all(&bytes).unwrap();
+                peer
+            });
+            run_until(&mut backend, &mut log, |log| log.received(sock).len() >= wanted.len());
+            assert!(log.received(sock) == wanted && log.landed >= lends.min(wanted.len() / 3), "{}", log.landed);
+            // One of the ends finds memory lent.
+            match lends {
+                1_000 => backend.close(sock),
+                _ => drop(peer.join().unwrap()),
+            }
+            run_until(&mut backend, &mut log, |log| !log.closed.is_empty());
+            assert_eq!(log.out, 0, "all of it came back");
+        }
+        // Dropped while some is lent.
+        let (mut backend, mut log) = (make(&RingSettings::default()), Log::lending(1_000));
+        let sock = backend.open(address, &SocketOptions { lands: true, ..SocketOptions::default() }).unwrap();
+        run_until(&mut backend, &mut log, |log| !log.connected.is_empty());
+        let mut peer = listener.accept().unwrap().0;
+        peer.write_all(b"part").unwrap();
+        run_until(&mut backend, &mut log, |log| !log.received(sock).is_empty());
+    }
+
     /// Small requests and answers, many times over: no event is lost between turns.
     pub fn thousands_of_round_trips_lose_nothing<B: Backend>(make: impl Fn(&RingSettings) -> B) {
         let (listener, address) = listen("127.0.0.1");
@@ -671,6 +705,7 @@ macro_rules! conformance {
             a_dropped_backend_gives_all_memory_back,
             a_turn_receives_no_more_than_it_may,
             sockets_that_found_no_buffer_are_served_in_turn,
+            bytes_land_where_their_owner_wants_them,
             thousands_of_round_trips_lose_nothing,
         ]);)*
     };

@@ -310,6 +310,25 @@ impl Slab {
         true
     }
 
+    /// Lends the memory, which is then written elsewhere: what is filled ends there. [`Slab::restore`] must follow before it
+    /// goes home.
+    pub fn lend(&mut self) -> (Vec<u8>, usize) {
+        (std::mem::take(&mut self.memory), self.filled)
+    }
+
+    /// The memory that was lent.
+    pub fn restore(&mut self, memory: Vec<u8>) {
+        debug_assert!(self.memory.is_empty() && memory.len() >= self.filled);
+        self.memory = memory;
+    }
+
+    /// Declares `count` more bytes filled, written while the memory was lent; false when there is no room for them.
+    pub fn advance(&mut self, count: usize) -> bool {
+        let fits = count <= self.memory.len() - self.filled;
+        self.filled += if fits { count } else { 0 };
+        fits
+    }
+
     /// What was filled, shared from now on. The slab goes home with the last of its slices.
     pub fn share(self) -> Bytes {
         Bytes::from_owner(self)
@@ -473,6 +492,21 @@ mod tests {
         drop(large);
         pool.collect();
         assert_eq!(pool.take(B, 1 << 20, 0).unwrap().memory.len(), 1 << 20);
+    }
+
+    #[test]
+    fn memory_that_is_lent_is_counted_and_comes_back_filled() {
+        let mut pool = pool(1 << 20);
+        let mut slab = pool.take(A, 20_000, 0).unwrap();
+        assert!(slab.put(&[1; 5_000]));
+        let (mut memory, filled) = slab.lend();
+        memory[filled..filled + 4].copy_from_slice(&[2; 4]);
+        assert_eq!((filled, pool.used_bytes()), (5_000, 20_480));
+        slab.restore(memory);
+        assert!(slab.advance(4) && !slab.advance(15_477) && slab.len() == 5_004);
+        assert_eq!(slab.share()[4_999..], [1, 2, 2, 2, 2]);
+        pool.collect();
+        assert_eq!((pool.kept_bytes, pool.used_bytes()), (20_480, 20_480));
     }
 
     #[test]

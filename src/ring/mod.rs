@@ -3,6 +3,7 @@
 //! ```text
 //!   link ── send(chain) ──► slots ──► SQE / sendmsg ──► kernel
 //!   link ◄─ Events::data ── buffer ring (this turn only) ◄── multishot recv / recv
+//!        ◄─ Events::landed ── memory of the link's own (Events::landing) ◄── recv, the rest of long answers
 //! ```
 //! `uring` (io_uring), `epoll` (readiness, the same events) and `sim` (virtual network and time) behave alike: the same
 //! conformance tests run on each. Knows no Kafka. What it never does: hand out memory that outlives a turn, close a
@@ -10,7 +11,7 @@
 //!
 //! Invariants: one send in flight per socket; a chain handed to [`Backend::send`] is owned by the operation until its last
 //! completion and comes back in [`Events::sent`] or dies with [`Events::closed`]; `closed` comes exactly once per socket,
-//! after the kernel has let go of everything.
+//! after the kernel has let go of everything; memory lent by [`Events::landing`] is the operation's until [`Events::landed`].
 
 mod any;
 pub mod epoll;
@@ -25,6 +26,7 @@ pub mod uring;
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 pub use any::{AnyBackend, AnyWaker};
@@ -62,6 +64,8 @@ pub struct SocketOptions {
     pub send_buffer_bytes: Option<u32>,
     /// `SO_RCVBUF` in bytes.
     pub receive_buffer_bytes: Option<u32>,
+    /// Its owner has memory for long answers ([`Events::landing`]). Not the user's to set.
+    pub lands: bool,
 }
 
 impl SocketOptions {
@@ -72,13 +76,31 @@ impl SocketOptions {
             keepalive: settings.keepalive,
             send_buffer_bytes: settings.send_buffer_bytes,
             receive_buffer_bytes: settings.receive_buffer_bytes,
+            lands: false,
         }
     }
 }
 
 impl Default for SocketOptions {
     fn default() -> Self {
-        Self { nodelay: true, keepalive: true, send_buffer_bytes: None, receive_buffer_bytes: None }
+        Self { nodelay: true, keepalive: true, send_buffer_bytes: None, receive_buffer_bytes: None, lands: false }
+    }
+}
+
+/// Memory that what a socket receives next is written into, instead of being copied there. Lent to the backend, which gives
+/// it back by [`Events::landed`].
+#[derive(Debug)]
+pub struct Landing {
+    /// All of it is initialised.
+    pub memory: Vec<u8>,
+    /// The part that may be written: not empty, and inside the memory. One that is not is given back unused.
+    pub range: Range<usize>,
+}
+
+impl Landing {
+    /// The part that may be written.
+    fn room(&mut self) -> &mut [u8] {
+        self.memory.get_mut(self.range.clone()).unwrap_or_default()
     }
 }
 
@@ -88,6 +110,18 @@ pub trait Events {
     fn connected(&mut self, sock: Sock);
     /// Bytes arrived. `bytes` is valid for this call only.
     fn data(&mut self, sock: Sock, bytes: &[u8]);
+    /// Asked before something is received on a socket with [`SocketOptions::lands`]: memory to receive it into, if there is
+    /// more of an answer to come than is worth a copy.
+    fn landing(&mut self, sock: Sock) -> Option<Landing> {
+        let _ = sock;
+        None
+    }
+    /// Memory that was lent comes back with `count` more bytes in it, from the beginning of its range; none when the socket
+    /// is about to be closed, or nothing came. Once per landing, before [`Events::closed`]; only a backend that is dropped
+    /// keeps some.
+    fn landed(&mut self, sock: Sock, landing: Landing, count: usize) {
+        let _ = (sock, landing, count);
+    }
     /// All of a chain was written; the chain is given back so that its vector is reused.
     fn sent(&mut self, sock: Sock, chain: SendChain);
     /// The socket is gone, for good: refused, reset, ended by the peer (`UnexpectedEof`), or closed by us

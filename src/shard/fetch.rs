@@ -5,6 +5,7 @@
 //!                      ▲                                                                 │
 //!                      └── memory came home ◄── SlabPool ◄───────────────────────────────┘
 //! ```
+//! The rest of a long answer is received into its slab: the slab's memory is lent to the backend meanwhile.
 //! The shard's loop owns the links and feeds what they say in here. Never: reads a record, waits for a consumer, fetches
 //! without memory for the answer.
 
@@ -18,14 +19,20 @@ use crate::base::ids::{BrokerId, ConsumerIx};
 use crate::base::rng::Rng;
 use crate::base::time::Time;
 use crate::mesh::command::{LeaderHint, MetadataReason, ShardEvent};
-use crate::mesh::{FetchCommand, FetchEvent, MailboxSender, Slab, SlabPool};
+use crate::mesh::{FetchCommand, FetchEvent, FetchLink, MailboxSender, Slab, SlabPool};
 use crate::proto::cluster::Snapshot;
 use crate::proto::connection::{
     Call, Cause, Connection, Failure, PeerMisbehaved, Reply, ReplyMode, ReplyPart, Then, Versions, encode_head,
 };
 use crate::proto::fetch::{FetchCall, FetchVersions, Fetcher, Output, Want};
+use crate::ring::Landing;
 use crate::wire::messages::{FetchResponse, ListOffsetsResponse, OffsetForLeaderEpochResponse};
 use crate::wire::{ApiKey, Message, Reader};
+
+/// An answer's bytes are received into its slab while more than this is to come; less is copied there.
+pub(super) const LANDING_BYTES_MIN: usize = 16 << 10;
+/// As much is received at once: what a turn may bring.
+const LANDING_BYTES_MAX: usize = 512 << 10;
 
 /// All consumers of one shard.
 #[derive(Debug)]
@@ -39,6 +46,8 @@ pub(super) struct FetchLanes {
     /// Which links are wanted, as of the lanes' topologies.
     wanted: BTreeSet<(ConsumerIx, BrokerId)>,
     wanted_stale: bool,
+    /// Slabs whose memory the backend has.
+    lent: BTreeMap<FetchLink, Slab>,
     scratch: Vec<u8>,
     requests: u64,
     bytes: u64,
@@ -74,6 +83,7 @@ impl FetchLanes {
             rng: Rng::new(seed),
             wanted: BTreeSet::new(),
             wanted_stale: false,
+            lent: BTreeMap::new(),
             scratch: Vec::new(),
             requests: 0,
             bytes: 0,
@@ -145,7 +155,8 @@ impl FetchLanes {
                 None => answer.skipped = true,
             }
         }
-        let stored = answer.skipped || answer.slab.as_mut().is_some_and(|slab| slab.put(part.bytes));
+        let store = |slab: &mut Slab| slab.put(part.bytes) && slab.advance(part.landed);
+        let stored = answer.skipped || answer.slab.as_mut().is_some_and(store);
         if stored && !part.is_last() {
             return Then::Continue;
         }
@@ -167,6 +178,29 @@ impl FetchLanes {
                 lane.fetcher.on_failed(now, broker, ApiKey::Fetch);
                 Then::Kill("a malformed Fetch answer")
             }
+        }
+    }
+
+    /// Memory for the next bytes of an answer of which `rest` are to come, at most `LANDING_BYTES_MAX`: where they belong.
+    pub(super) fn lend(&mut self, link: FetchLink, rest: usize) -> Option<Landing> {
+        let (consumer, broker) = link;
+        let answer = self.lanes.get_mut(&consumer)?.answers.get_mut(&broker)?;
+        let mut slab = answer.slab.take()?;
+        let (memory, filled) = slab.lend();
+        self.lent.insert(link, slab);
+        let end = (filled + rest.min(LANDING_BYTES_MAX)).min(memory.len());
+        Some(Landing { memory, range: filled..end })
+    }
+
+    /// Memory came back. When nobody wants its answer any more it goes home.
+    pub(super) fn restore(&mut self, link: FetchLink, memory: Vec<u8>) {
+        let Some(mut slab) = self.lent.remove(&link) else { return };
+        slab.restore(memory);
+        if let Some(answer) = self.lanes.get_mut(&link.0).and_then(|lane| lane.answers.get_mut(&link.1))
+            && !answer.skipped
+            && answer.slab.is_none()
+        {
+            answer.slab = Some(slab);
         }
     }
 

@@ -47,11 +47,11 @@ use crate::proto::connection::{
     Call, ConnectionSettings, Failure, Reply, ReplyMode, ReplyPart, Sink, Then, Versions, Written,
 };
 use crate::proto::produce::{Action, CallIx, Ident, LeaderFact, Outcome, Produce, ProduceSettings, Run, Settle, Stale};
-use crate::ring::{Backend, Events, SendChain, Sock, SocketOptions, Wait};
+use crate::ring::{Backend, Events, Landing, SendChain, Sock, SocketOptions, Wait};
 use crate::telemetry::{ShardCounters, ShardStats};
 use crate::wire::messages::ProduceResponse;
 use crate::wire::{ApiKey, ErrorCode, Message, Reader};
-use fetch::FetchLanes;
+use fetch::{FetchLanes, LANDING_BYTES_MIN};
 pub use lanes::InPlace;
 use lanes::Lanes;
 use link::{Link, Need, Role};
@@ -581,7 +581,8 @@ impl<C: Clock> Core<C> {
                 link.connection.close("the consumer is gone");
             }
             let had = link.sock;
-            let need = link.drive(now, wanted, backend, &self.socket_options, &mut self.rng);
+            let options = SocketOptions { lands: matches!(link.role, Role::Fetch(_)), ..self.socket_options };
+            let need = link.drive(now, wanted, backend, &options, &mut self.rng);
             if let Some(sock) = link.sock.filter(|sock| had != Some(*sock)) {
                 self.connects += 1;
                 self.by_sock.insert(sock, at);
@@ -785,6 +786,24 @@ impl<C: Clock> Events for Core<C> {
 
     fn data(&mut self, sock: Sock, bytes: &[u8]) {
         self.with_link(sock, |now, link, sink, _| link.connection.on_received(now, bytes, sink));
+    }
+
+    fn landing(&mut self, sock: Sock) -> Option<Landing> {
+        let link = self.by_sock.get(&sock).and_then(|at| self.links.get(*at))?;
+        let Role::Fetch(consumer) = link.role else { return None };
+        let rest = link.connection.body_rest();
+        if rest < LANDING_BYTES_MIN { None } else { self.fetch.lend((consumer, link.broker), rest) }
+    }
+
+    fn landed(&mut self, sock: Sock, landing: Landing, count: usize) {
+        self.with_link(sock, |now, link, sink, _| {
+            if let Role::Fetch(consumer) = link.role {
+                sink.fetch.restore((consumer, link.broker), landing.memory);
+            }
+            if count > 0 {
+                link.connection.on_landed(now, count, sink);
+            }
+        });
     }
 
     fn sent(&mut self, sock: Sock, chain: SendChain) {

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use ottla::base::chunk::{ChunkPool, Piece};
-use ottla::ring::{Backend, Events, SendChain, Sock, SocketOptions, Wait};
+use ottla::ring::{Backend, Events, Landing, SendChain, Sock, SocketOptions, Wait};
 
 /// How a socket ended.
 #[derive(Debug)]
@@ -25,10 +25,21 @@ pub struct Log {
     pub sent: Vec<(Sock, SendChain)>,
     pub closed: Vec<Closed>,
     pub data_after_close: usize,
+    /// Lends memory of this size for every other receive, where the socket lands.
+    pub lends: usize,
+    /// Landings that are out, and bytes that landed.
+    pub out: usize,
+    pub landed: usize,
+    asked: usize,
     received: BTreeMap<(u32, u32), Vec<u8>>,
 }
 
 impl Log {
+    /// Lends `lends` bytes for every other receive.
+    pub fn lending(lends: usize) -> Self {
+        Self { lends, ..Self::default() }
+    }
+
     pub fn received(&self, sock: Sock) -> &[u8] {
         self.received.get(&(sock.index, sock.generation)).map_or(&[], Vec::as_slice)
     }
@@ -50,6 +61,27 @@ impl Events for Log {
         assert!(!bytes.is_empty());
         self.data_after_close += usize::from(self.closed.iter().any(|closed| closed.sock == sock));
         self.received.entry((sock.index, sock.generation)).or_default().extend_from_slice(bytes);
+    }
+
+    fn landing(&mut self, sock: Sock) -> Option<Landing> {
+        assert!(self.closed.iter().all(|closed| closed.sock != sock) && self.out == 0, "one receive at a time");
+        self.asked += 1;
+        if self.lends == 0 || self.asked.is_multiple_of(2) {
+            return None;
+        }
+        self.out += 1;
+        Some(Landing { memory: vec![0xee; self.lends + 10], range: 3..3 + self.lends })
+    }
+
+    fn landed(&mut self, sock: Sock, landing: Landing, count: usize) {
+        assert!(self.closed.iter().all(|closed| closed.sock != sock), "before the end");
+        self.out -= 1;
+        self.landed += count;
+        let Landing { memory, range } = landing;
+        assert!(range == (3..3 + self.lends) && count <= range.len() && memory.len() == self.lends + 10);
+        let (before, behind) = (&memory[..3], &memory[3 + count..]);
+        assert!(before.iter().chain(behind).all(|byte| *byte == 0xee), "only what is told was written");
+        self.received.entry((sock.index, sock.generation)).or_default().extend_from_slice(&memory[3..3 + count]);
     }
 
     fn sent(&mut self, sock: Sock, chain: SendChain) {

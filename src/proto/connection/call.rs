@@ -93,14 +93,16 @@ pub struct ReplyPart<'a> {
     pub total: usize,
     /// Where this part belongs in the body.
     pub offset: usize,
-    /// The part. May be empty only when `total` is 0. Valid for this call only.
+    /// The part. May be empty only when `total` is 0, or when it landed. Valid for this call only.
     pub bytes: &'a [u8],
+    /// Bytes of the part that are in the owner's memory already ([`Connection::on_landed`](super::Connection::on_landed)).
+    pub landed: usize,
 }
 
 impl ReplyPart<'_> {
     /// Whether this part ends the body.
     pub fn is_last(&self) -> bool {
-        self.offset + self.bytes.len() == self.total
+        self.offset + self.bytes.len() + self.landed == self.total
     }
 }
 

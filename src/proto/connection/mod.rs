@@ -309,7 +309,7 @@ impl Connection {
         let mut rest = bytes;
         while !rest.is_empty() && matches!(self.phase, Phase::Negotiating { .. } | Phase::Ready { .. }) {
             let taken = match self.stream {
-                Some(stream) => self.receive_stream(now, stream, rest, sink),
+                Some(stream) => self.receive_stream(now, stream, rest, 0, sink),
                 None if self.partial.is_empty() => self.receive_in_place(now, rest, sink),
                 None => self.receive_partial(now, rest, sink),
             };
@@ -317,6 +317,26 @@ impl Connection {
                 Ok(count) => rest = &rest[count..],
                 Err(cause) => self.drain(cause),
             }
+        }
+    }
+
+    /// Bytes that are still to come of a body that is given out in parts: so many may be received into its owner's memory, and
+    /// told by [`Connection::on_landed`].
+    pub fn body_rest(&self) -> usize {
+        match (&self.phase, self.stream) {
+            (Phase::Ready { .. }, Some(Stream { offset, total })) => total - offset,
+            _ => 0,
+        }
+    }
+
+    /// `count` bytes arrived in the owner's memory, no more than [`Connection::body_rest`].
+    pub fn on_landed(&mut self, now: Time, count: usize, sink: &mut impl Sink) {
+        self.stats.received_bytes += count as u64;
+        self.used_at = now;
+        if let (Phase::Ready { .. }, Some(stream)) = (&self.phase, self.stream)
+            && let Err(cause) = self.receive_stream(now, stream, &[], count, sink)
+        {
+            self.drain(cause);
         }
     }
 
@@ -679,7 +699,7 @@ impl Connection {
                 self.start_stream(now, end - start, sink)?;
                 let mut early = &partial[start..];
                 while let (Some(stream), false) = (self.stream, early.is_empty()) {
-                    let used = self.receive_stream(now, stream, early, sink)?;
+                    let used = self.receive_stream(now, stream, early, 0, sink)?;
                     early = &early[used..];
                 }
             }
@@ -692,25 +712,28 @@ impl Connection {
         let stream = Stream { offset: 0, total };
         self.stream = Some(stream);
         if total == 0 {
-            self.receive_stream(now, stream, &[], sink)?;
+            self.receive_stream(now, stream, &[], 0, sink)?;
         }
         Ok(())
     }
 
-    /// The next part of a body that is given out as it comes. How many bytes were used.
+    /// The next part of a body that is given out as it comes: `bytes`, or so many that landed. How many were used.
     fn receive_stream(
         &mut self,
         now: Time,
         stream: Stream,
         bytes: &[u8],
+        landed: usize,
         sink: &mut impl Sink,
     ) -> Result<usize, Cause> {
         let Stream { offset, total } = stream;
-        let count = (total - offset).min(bytes.len());
+        let bytes = &bytes[..bytes.len().min(total - offset)];
+        let landed = landed.min(total - offset - bytes.len());
+        let count = bytes.len() + landed;
         let Some(Unanswered { whose: Whose::Owner { tag, .. }, api, version, .. }) = self.in_flight.front() else {
             return Err(PeerMisbehaved::Unasked.into());
         };
-        let part = ReplyPart { tag: *tag, api: *api, version: *version, total, offset, bytes: &bytes[..count] };
+        let part = ReplyPart { tag: *tag, api: *api, version: *version, total, offset, bytes, landed };
         let then = if part.is_last() {
             // The call ends with this part, whatever the owner says about it.
             self.stream = None;

@@ -28,7 +28,8 @@ use super::outgoing::{Outgoing, VECTORS_MAX};
 use super::slots::Slots;
 use super::socket::tcp_socket;
 use super::{
-    Backend, BackendKind, BackendStats, Events, RingSettings, SendChain, Sock, SocketOptions, Wait, Wake, closed_by_us,
+    Backend, BackendKind, BackendStats, Events, Landing, RingSettings, SendChain, Sock, SocketOptions, Wait, Wake,
+    closed_by_us,
 };
 use crate::base::time::{Clock, Now, SystemClock};
 
@@ -64,6 +65,8 @@ struct Socket {
     ended: bool,
     /// Flow control: the user wants data.
     receive: bool,
+    /// Its owner may lend memory: asked before each receive.
+    lands: bool,
     /// Is in the ready queue.
     queued: bool,
 }
@@ -272,15 +275,26 @@ fn read(
             break;
         }
         stats.syscalls += 1;
-        match recv(&socket.fd, &mut *buffer, RecvFlags::empty()) {
+        let mut landing = if socket.lands { events.landing(sock) } else { None };
+        let room = landing.as_mut().map(Landing::room).filter(|room| !room.is_empty());
+        let (in_place, room) = (room.is_some(), room.unwrap_or(&mut *buffer));
+        let len = room.len();
+        let received = recv(&socket.fd, room, RecvFlags::empty());
+        if let Some(landing) = landing {
+            let count = if in_place { received.as_ref().map_or(0, |(count, _)| *count) } else { 0 };
+            events.landed(sock, landing, count);
+        }
+        match received {
             Ok((0, _)) => return Visit::Ends(io::ErrorKind::UnexpectedEof.into()),
             Ok((count, _)) => {
                 stats.received_bytes += count as u64;
                 *budget = budget.saturating_sub(count);
                 // A short count means that the socket was empty; what came later made a new edge. Only an end that came
                 // together with the data has no edge of its own left.
-                socket.readable = count == buffer.len() || socket.ended;
-                events.data(sock, &buffer[..count]);
+                socket.readable = count == len || socket.ended;
+                if !in_place {
+                    events.data(sock, &buffer[..count]);
+                }
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => socket.readable = false,
@@ -329,6 +343,7 @@ impl Backend for EpollBackend {
             writable: false,
             ended: false,
             receive: true,
+            lands: options.lands,
             queued: false,
         });
         self.enqueue(sock);

@@ -9,7 +9,7 @@ use crate::base::time::{Clock, Now, Time};
 use crate::ring::outgoing::Outgoing;
 use crate::ring::slots::Slots;
 use crate::ring::{
-    Backend, BackendKind, BackendStats, Events, SendChain, Sock, SocketOptions, Wait, Wake, closed_by_us,
+    Backend, BackendKind, BackendStats, Events, Landing, SendChain, Sock, SocketOptions, Wait, Wake, closed_by_us,
 };
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ struct Socket {
     open: bool,
     closing: bool,
     receive: bool,
+    lands: bool,
     outgoing: Option<Outgoing>,
     /// When the completion of a chain whose bytes are all taken is reported: the kernel may hold it a while longer.
     sent_at: Option<Time>,
@@ -127,10 +128,20 @@ impl SimBackend {
             return Ok(false);
         }
         for round in 0..RECEIVES_PER_TURN {
-            match self.network.read(socket.end, &mut self.buffer) {
+            let mut landing = if socket.lands { events.landing(sock) } else { None };
+            let room = landing.as_mut().map(Landing::room).filter(|room| !room.is_empty());
+            let (in_place, room) = (room.is_some(), room.unwrap_or(&mut self.buffer[..]));
+            let result = self.network.read(socket.end, room);
+            if let Some(landing) = landing {
+                let count = if let (true, ReadResult::Data(count)) = (in_place, &result) { *count } else { 0 };
+                events.landed(sock, landing, count);
+            }
+            match result {
                 ReadResult::Data(count) => {
                     self.stats.received_bytes += count as u64;
-                    events.data(sock, &self.buffer[..count]);
+                    if !in_place {
+                        events.data(sock, &self.buffer[..count]);
+                    }
                 }
                 ReadResult::Pending => return Ok(round > 0),
                 ReadResult::Ended => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -156,13 +167,14 @@ impl SimBackend {
 impl Backend for SimBackend {
     type Waker = SimWaker;
 
-    fn open(&mut self, address: SocketAddr, _options: &SocketOptions) -> io::Result<Sock> {
+    fn open(&mut self, address: SocketAddr, options: &SocketOptions) -> io::Result<Sock> {
         let end = self.network.connect(address, self.party);
         let sock = self.sockets.insert(Socket {
             end,
             open: false,
             closing: false,
             receive: true,
+            lands: options.lands,
             outgoing: None,
             sent_at: None,
         });

@@ -4,6 +4,7 @@
 //!   open/send/receive/close ──► dirty queue ──► entries ──► one enter per turn (submit, wait, deadline) ──► completions
 //!   completion ── user data = kind:8 | generation:24 | index:32 ──► socket's flags ──► Events
 //!   received ──► buffer of the ring, lent to Events::data, given back; tail published once per turn
+//!            └─► memory of the socket's owner (Events::landing), kept with the operands, given back by Events::landed
 //!   bytes of the turn spent ──► backlog, told first in the next turn
 //!   no buffer left ──► starved queue ──► re-armed when a quarter of the ring is free again, hungriest first
 //! ```
@@ -101,6 +102,8 @@ pub struct UringBackend {
     reported: usize,
     shape: Shape,
     turn_bytes_max: usize,
+    /// Size of one receive buffer.
+    buffer_bytes: u32,
     drain_time_max: Duration,
     stats: BackendStats,
 }
@@ -136,6 +139,7 @@ impl UringBackend {
             reported: 0,
             shape,
             turn_bytes_max: settings.turn_bytes_max.max(quarter),
+            buffer_bytes: settings.buffer_bytes,
             drain_time_max: settings.drain_time_max,
             stats: BackendStats::default(),
         })
@@ -148,7 +152,7 @@ impl UringBackend {
 
     /// Takes over a connected, blocking stream socket.
     pub(super) fn adopt(&mut self, fd: OwnedFd) -> Sock {
-        let sock = self.sockets.insert(Socket::new(fd, None));
+        let sock = self.sockets.insert(Socket::new(fd, None, false));
         self.enqueue(sock);
         sock
     }
@@ -163,7 +167,7 @@ impl UringBackend {
 
     /// Submits what a socket needs now. `false`: the queue is full, try again after completions were taken.
     fn prepare(&mut self, sock: Sock, events: &mut dyn Events) -> bool {
-        let Self { ring, sockets, stats, in_flight, reported, .. } = self;
+        let Self { ring, sockets, stats, in_flight, reported, buffer_bytes, .. } = self;
         let Some(socket) = sockets.get_mut(sock) else { return true };
         socket.queued = false;
         let mut push = |entry: Entry, kind: Kind| push(ring, &mut stats.syscalls, entry.user_data(pack(kind, sock)));
@@ -192,7 +196,19 @@ impl UringBackend {
                     }
                 }
                 if socket.wanted && !socket.receive && !socket.starved {
-                    if !push(socket.receive_entry(), Kind::Receive) {
+                    let landing = if socket.lands { events.landing(sock) } else { None };
+                    let entry = match landing.map(|landing| socket.landing_entry(landing)) {
+                        Some(Ok(entry)) => entry,
+                        Some(Err(landing)) => {
+                            events.landed(sock, landing, 0);
+                            socket.receive_entry(*buffer_bytes)
+                        }
+                        None => socket.receive_entry(*buffer_bytes),
+                    };
+                    if !push(entry, Kind::Receive) {
+                        if let Some(landing) = socket.operands.landing.take() {
+                            events.landed(sock, landing, 0);
+                        }
                         return false;
                     }
                     socket.armed();
@@ -363,6 +379,16 @@ impl UringBackend {
         let Self { sockets, buffers: Some(buffers), stats, reported, .. } = self else { return 0 };
         let mut socket = sockets.get_mut(sock);
         let mut bytes = 0;
+        if let Some(socket) = &mut socket
+            && let Some(landing) = socket.operands.landing.take()
+        {
+            if matches!(socket.phase, Phase::Open) && result > 0 {
+                bytes = result as usize;
+                stats.received_bytes += bytes as u64;
+                *reported += 1;
+            }
+            events.landed(sock, landing, bytes);
+        }
         if let Some(index) = cqueue::buffer_select(flags) {
             if let Some(socket) = &mut socket
                 && matches!(socket.phase, Phase::Open)
@@ -435,7 +461,7 @@ impl UringBackend {
             let Self { ring, sockets, stats, .. } = self;
             if let Some(socket) = sockets.get_mut(sock) {
                 if matches!(socket.phase, Phase::Open) && socket.wanted && !socket.receive {
-                    let entry = socket.receive_entry().user_data(pack(Kind::Receive, sock));
+                    let entry = socket.receive_entry(self.buffer_bytes).user_data(pack(Kind::Receive, sock));
                     if !push(ring, &mut stats.syscalls, entry) {
                         // The kernel takes nothing now. The buffers are still there in the next turn.
                         self.rearm = 1;
@@ -526,7 +552,7 @@ impl Backend for UringBackend {
 
     fn open(&mut self, address: SocketAddr, options: &SocketOptions) -> io::Result<Sock> {
         let fd = tcp_socket(&address, options, false)?;
-        let sock = self.sockets.insert(Socket::new(fd, Some(SocketAddrAny::from(address))));
+        let sock = self.sockets.insert(Socket::new(fd, Some(SocketAddrAny::from(address)), options.lands));
         self.enqueue(sock);
         Ok(sock)
     }

@@ -8,10 +8,11 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use io_uring::squeue::Entry;
+use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
 use rustix::net::SocketAddrAny;
 
+use super::super::Landing;
 use super::super::outgoing::{Outgoing, VECTORS_MAX};
 use super::buffers::GROUP;
 use super::held::Held;
@@ -30,11 +31,14 @@ pub enum Phase {
 }
 
 /// What operations in flight point to. Each part is left alone from the submission to the last completion of its
-/// operation: the address while `connect` is set, vectors, message and chain while `send` is set.
+/// operation: the address while `connect` is set, vectors, message and chain while `send` is set, the landing while
+/// `receive` is set.
 #[derive(Debug)]
 pub struct Operands {
     address: Option<SocketAddrAny>,
     pub outgoing: Option<Outgoing>,
+    /// Where the receive in flight writes, unless it is into a buffer of the ring.
+    pub landing: Option<Landing>,
     vectors: Vec<libc::iovec>,
     message: libc::msghdr,
 }
@@ -49,8 +53,10 @@ pub struct Socket {
     pub connect: bool,
     /// A send is with the kernel.
     pub send: bool,
-    /// A multishot receive is with the kernel.
+    /// A receive is with the kernel: multishot, or once where its owner lends memory.
     pub receive: bool,
+    /// Its owner may lend memory: asked before each receive.
+    pub lands: bool,
     /// That receive was asked to end.
     pub cancelled: bool,
     /// Flow control: the user wants data.
@@ -65,11 +71,11 @@ pub struct Socket {
 
 impl Socket {
     /// A socket to be connected to `address`, or one that is connected already.
-    pub fn new(fd: OwnedFd, address: Option<SocketAddrAny>) -> Self {
+    pub fn new(fd: OwnedFd, address: Option<SocketAddrAny>, lands: bool) -> Self {
         // SAFETY: all fields of `msghdr` are integers and pointers, for which zero is a value; a message of no vectors.
         let message: libc::msghdr = unsafe { std::mem::zeroed() };
         let phase = if address.is_some() { Phase::New } else { Phase::Open };
-        let operands = Held::new(Operands { address, outgoing: None, vectors: Vec::new(), message });
+        let operands = Held::new(Operands { address, outgoing: None, landing: None, vectors: Vec::new(), message });
         Self {
             fd,
             phase,
@@ -77,6 +83,7 @@ impl Socket {
             connect: false,
             send: false,
             receive: false,
+            lands,
             cancelled: false,
             wanted: true,
             starved: false,
@@ -106,9 +113,29 @@ impl Socket {
         opcode::Connect::new(types::Fd(self.fd.as_raw_fd()), pointer.cast(), len).build()
     }
 
-    /// The entry that receives until it is cancelled, into buffers of the kernel's choice.
-    pub fn receive_entry(&self) -> Entry {
-        opcode::RecvMulti::new(types::Fd(self.fd.as_raw_fd()), GROUP).build()
+    /// The entry that receives into buffers of the kernel's choice: until it is cancelled, or once where the next receive may
+    /// be into memory of the owner.
+    pub fn receive_entry(&self, buffer_bytes: u32) -> Entry {
+        let fd = types::Fd(self.fd.as_raw_fd());
+        if self.lands {
+            let once = opcode::Recv::new(fd, std::ptr::null_mut(), buffer_bytes).buf_group(GROUP).build();
+            return once.flags(Flags::BUFFER_SELECT);
+        }
+        opcode::RecvMulti::new(fd, GROUP).build()
+    }
+
+    /// The entry that receives once into `landing`, which is kept until its completion. Gives it back when it has no room.
+    /// Must not be called while a receive is in flight.
+    pub fn landing_entry(&mut self, mut landing: Landing) -> Result<Entry, Landing> {
+        debug_assert!(!self.receive, "the memory is with the kernel");
+        let room = landing.room();
+        let (address, len) = (room.as_mut_ptr(), u32::try_from(room.len()).unwrap_or(u32::MAX));
+        if len == 0 {
+            return Err(landing);
+        }
+        // The vector's memory stays where it is while the vector is moved, and nobody touches it before the completion.
+        self.operands.landing = Some(landing);
+        Ok(opcode::Recv::new(types::Fd(self.fd.as_raw_fd()), address, len).build())
     }
 
     /// The entry that writes what is left of the chain, at most [`VECTORS_MAX`] parts. Must not be called while a send is
