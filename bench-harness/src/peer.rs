@@ -88,6 +88,8 @@ pub const REFERENCE: &str = "franz-go";
 pub const FLOOR: &str = "floor";
 /// The peer that leaves the kernel's part and the broker's, and nothing of a client's.
 pub const BARE: &str = "bare";
+/// Its variant that makes records and looks at them.
+pub const WITH_RECORDS: &str = "with records";
 
 const GO: Kind =
     Kind::Foreign { build: &["go", "build", "-mod=readonly", "-ldflags", "-s -w", "-o", "OUT", "."], needs: "Go 1.26" };
@@ -177,9 +179,15 @@ pub const ALL: &[Peer] = &[
     },
     Peer {
         name: BARE,
-        what: "no client: a socket, frames made beforehand, answers received and not looked at; one partition, uncompressed",
+        what: "no client: a socket, frames made beforehand, answers received and not looked at; one partition, uncompressed; \
+               also with values and CRC made, and read and summed up, in that loop",
         kind: Kind::Bare,
-        steps: ALIKE,
+        steps: &[
+            Step::new(Phase::Produce, "", &[]),
+            Step::new(Phase::Produce, WITH_RECORDS, &["-records", "yes"]),
+            Step::new(Phase::Consume, "", &[]),
+            Step::new(Phase::Consume, WITH_RECORDS, &["-records", "yes"]),
+        ],
     },
     Peer {
         name: FLOOR,
@@ -262,7 +270,7 @@ impl Peer {
     pub fn takes_part(&self, step: &Step, scenario: &Scenario) -> bool {
         if self.kind == Kind::Bare {
             let one = scenario.partitions == 1 && scenario.compression == "none" && scenario.nodes == 1;
-            return one && matches!(scenario.mode, Mode::Full | Mode::Waited);
+            return one && (scenario.mode == Mode::Full || (scenario.mode == Mode::Waited && step.variant.is_empty()));
         }
         match scenario.mode {
             Mode::Full | Mode::Sink(_) => true,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::expected;
 use crate::fault::Fault;
-use crate::peer::{BARE, FLOOR, Phase, REFERENCE};
+use crate::peer::{BARE, FLOOR, Phase, REFERENCE, WITH_RECORDS};
 use crate::published::Floors;
 use crate::sample::{FIGURES, Sample, figure};
 use crate::stats::Spread;
@@ -45,6 +45,8 @@ pub struct Row<'a> {
     pub to_floor: Option<Spread>,
     /// The same over that of bare sockets.
     pub to_bare: Option<Spread>,
+    /// And over that of bare sockets that make records and look at them.
+    pub to_bare_with_records: Option<Spread>,
     /// The median acknowledgement's time over that of bare sockets in the same round.
     pub ack_to_bare: Option<Spread>,
     /// By how many wakes of a thread, as measured beside the bare sockets, it is longer.
@@ -131,6 +133,7 @@ impl Row<'_> {
             ("ratio_to_best_peer", self.to_best),
             ("ratio_to_floor", self.to_floor),
             ("ratio_to_bare", self.to_bare),
+            ("ratio_to_bare_with_records", self.to_bare_with_records),
             ("ack_p50_to_bare", self.ack_to_bare),
             ("ack_p50_wakes_over_bare", self.wakes_over_bare),
         ] {
@@ -175,6 +178,7 @@ impl Report {
                     to_best: None,
                     to_floor: None,
                     to_bare: None,
+                    to_bare_with_records: None,
                     ack_to_bare: None,
                     wakes_over_bare: None,
                     wire_to_median: None,
@@ -196,13 +200,14 @@ impl Report {
 
     fn judge(&self, row: &mut Row<'_>, wire_median: Option<f64>) {
         let first = row.first;
-        row.to_reference = self.ratio(row, REFERENCE);
+        row.to_reference = self.ratio(row, REFERENCE, "");
         row.to_best = self.to_best(row);
-        row.to_floor = self.ratio(row, FLOOR);
-        row.to_bare = self.ratio(row, BARE);
+        row.to_floor = self.ratio(row, FLOOR, "");
+        row.to_bare = self.ratio(row, BARE, "");
+        row.to_bare_with_records = self.ratio(row, BARE, WITH_RECORDS);
         let p50 = |sample: &Sample| Some(sample.long.ack_us?[0]).filter(|us| *us > 0.0);
-        row.ack_to_bare = self.beside(row, BARE, |own, bare| Some(p50(own)? / p50(bare)?));
-        row.wakes_over_bare = self.beside(row, BARE, |own, bare| {
+        row.ack_to_bare = self.beside(row, BARE, "", |own, bare| Some(p50(own)? / p50(bare)?));
+        row.wakes_over_bare = self.beside(row, BARE, "", |own, bare| {
             let wake = bare.long.wake_us.filter(|us| *us > 0.0)?;
             Some((p50(own)? - p50(bare)?) / wake)
         });
@@ -247,9 +252,9 @@ impl Report {
         Some(Spread::of(wires)?.median)
     }
 
-    fn ratio(&self, row: &Row<'_>, reference: &str) -> Option<Spread> {
+    fn ratio(&self, row: &Row<'_>, reference: &str, variant: &str) -> Option<Spread> {
         // Runs that are too short for the clock come out at nothing.
-        self.beside(row, reference, |own, other| (other.cpu_us() > 0.0).then(|| own.cpu_us() / other.cpu_us()))
+        self.beside(row, reference, variant, |own, other| (other.cpu_us() > 0.0).then(|| own.cpu_us() / other.cpu_us()))
     }
 
     fn to_best(&self, row: &Row<'_>) -> Option<Spread> {
@@ -270,11 +275,13 @@ impl Report {
         &self,
         row: &Row<'_>,
         reference: &str,
+        variant: &str,
         figure: impl Fn(&Sample, &Sample) -> Option<f64>,
     ) -> Option<Spread> {
         Spread::of(row.samples.iter().filter_map(|sample| {
             let same = |other: &&Sample| {
-                key(other) == (sample.scenario.name, sample.step.phase, reference, "") && other.round == sample.round
+                key(other) == (sample.scenario.name, sample.step.phase, reference, variant)
+                    && other.round == sample.round
             };
             figure(sample, self.samples.iter().find(same)?)
         }))

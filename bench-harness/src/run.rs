@@ -496,7 +496,7 @@ impl Race<'_> {
     ) -> Result<(Take, Value), Fault> {
         let said: Value = serde_json::from_str(said).map_err(Fault::failed(format!("{what}: its report")))?;
         let take = Take::read(&job, step.phase, &said, broker_cpu).and_then(|take| {
-            if peer.is_client() {
+            if peer.is_client() || take.checksum.is_some() {
                 self.check_sum(&take, step, &said, job.scenario)?;
             }
             Ok(take)

@@ -24,6 +24,7 @@ pub const COLUMNS: &[Column] = &[
     }),
     ("x best peer", |row| row.to_best.map_or_else(none, |ratio| format!("{:.2}", ratio.median))),
     ("x bare", |row| row.to_bare.map_or_else(none, |ratio| format!("{:.2}", ratio.median))),
+    ("x bare, records", |row| row.to_bare_with_records.map_or_else(none, |ratio| format!("{:.2}", ratio.median))),
     ("x floor", |row| row.to_floor.map_or_else(none, |ratio| format!("{:.2}", ratio.median))),
     ("start CPU ms", |row| cell(row, |sample| Some(sample.start_cpu_seconds() * 1e3), |ms| format!("{ms:.0}"))),
     ("peak RSS", |row| {

@@ -4,10 +4,10 @@
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
 
 use crc_fast::{CrcAlgorithm, checksum};
 
-use crate::hot::{Frame, strange};
 use crate::workload::{Content, Workload};
 
 pub const BATCH_HEADER_BYTES: usize = 61;
@@ -23,6 +23,42 @@ const PARTITION_BYTES_MAX: u32 = 4 << 20;
 pub type ProducerId = Option<(u64, u16)>;
 /// A topic's id.
 pub type TopicId = [u8; 16];
+
+/// What passed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    pub records: u64,
+    pub batches: u64,
+    pub requests: u64,
+    /// Of batches, with their headers.
+    pub wire_bytes: u64,
+}
+
+/// A Produce request of one batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    pub bytes: Vec<u8>,
+    pub records: u64,
+    /// Where its batch is.
+    pub batch: Range<usize>,
+    /// Where in the batch each record's value is.
+    pub values: Vec<usize>,
+}
+
+impl Passed {
+    /// One more frame.
+    pub fn add(&mut self, frame: &Frame) {
+        self.requests += 1;
+        self.batches += 1;
+        self.records += frame.records;
+        self.wire_bytes += frame.batch.len() as u64;
+    }
+}
+
+/// An answer that makes no sense.
+pub fn strange(what: &str, found: impl std::fmt::Debug) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{what}: {found:?}"))
+}
 
 fn varint(out: &mut Vec<u8>, n: usize) {
     let mut rest = n;
@@ -148,7 +184,7 @@ pub fn produce_frame(
     records: u64,
     now_ms: u64,
 ) -> Frame {
-    let batch = batch(producer, workload, first, records, now_ms);
+    let (batch, values) = batch(producer, workload, first, records, now_ms);
     let bytes = request(0, 13, |out| {
         out.push(0); // no transactions
         out.extend([255, 255]); // acks=all
@@ -160,10 +196,13 @@ pub fn produce_frame(
         out.extend(&batch);
         out.extend([0, 0, 0]);
     });
-    Frame { bytes, records, batch_bytes: batch.len() as u64 }
+    // Three bytes of no tags are behind it.
+    let end = bytes.len() - 3;
+    Frame { bytes, records, batch: end - batch.len()..end, values }
 }
 
-fn batch(producer: ProducerId, workload: Workload, first: u64, records: u64, now_ms: u64) -> Vec<u8> {
+fn batch(producer: ProducerId, workload: Workload, first: u64, records: u64, now_ms: u64) -> (Vec<u8>, Vec<usize>) {
+    let mut values = Vec::new();
     let mut out = vec![0; BATCH_HEADER_BYTES];
     let (mut content, mut record) = (Content::default(), Vec::new());
     for at in 0..records {
@@ -178,6 +217,7 @@ fn batch(producer: ProducerId, workload: Workload, first: u64, records: u64, now
             record.extend(&content.key);
         }
         zigzag(&mut record, content.value.len());
+        let value_at = record.len();
         record.extend(&content.value);
         zigzag(&mut record, content.headers().count());
         for field in content.headers().flat_map(|(name, value)| [name, value]) {
@@ -185,6 +225,7 @@ fn batch(producer: ProducerId, workload: Workload, first: u64, records: u64, now
             record.extend(field);
         }
         zigzag(&mut out, record.len());
+        values.push(out.len() + value_at);
         out.extend(&record);
     }
     let len = (out.len() - 12) as u32;
@@ -203,7 +244,7 @@ fn batch(producer: ProducerId, workload: Workload, first: u64, records: u64, now
     out[57..61].copy_from_slice(&(records as u32).to_be_bytes());
     let crc = checksum(CrcAlgorithm::Crc32Iscsi, &out[21..]) as u32;
     out[17..21].copy_from_slice(&crc.to_be_bytes());
-    out
+    (out, values)
 }
 
 /// How many records of a fixed size a batch of `bytes` has room for, with lengths and deltas of up to three bytes.

@@ -1,11 +1,11 @@
 //! A client without a client: one blocking socket, frames that were made beforehand, answers of which only what cannot be
-//! left out is looked at. Nothing is encoded, checked or decoded here; the kernel's part is what is left.
+//! left out is looked at. Nothing is encoded, checked or decoded here (`work.rs` does where it is asked to).
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
-use crate::frames::{BATCH_HEADER_BYTES, FetchRequest, PRODUCE_ERROR_AT};
+use crate::frames::{BATCH_HEADER_BYTES, FetchRequest, Frame, PRODUCE_ERROR_AT, Passed, strange};
 
 /// Produce requests under way, as with idempotence.
 const IN_FLIGHT: u64 = 5;
@@ -14,26 +14,15 @@ const RECEIVE_BYTES: usize = 64 << 10;
 /// Where a request's correlation id is, behind length, key and version.
 const CORRELATION_AT: usize = 8;
 
-/// What passed.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Passed {
-    pub records: u64,
-    pub batches: u64,
-    pub requests: u64,
-    /// Of batches, with their headers.
-    pub wire_bytes: u64,
-}
-
-/// A Produce request of one batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frame {
-    pub bytes: Vec<u8>,
-    pub records: u64,
-    pub batch_bytes: u64,
-}
-
 /// Sends these frames in turn, `count` in all, then the last one, with up to five unanswered; in the end all are answered.
-pub fn produce(socket: &TcpStream, all: &mut [Frame], count: u64, last: Option<Frame>) -> io::Result<Passed> {
+/// `make` is given each before it goes, and the number of its first record.
+pub fn produce(
+    socket: &TcpStream,
+    all: &mut [Frame],
+    count: u64,
+    last: Option<Frame>,
+    mut make: impl FnMut(&mut Frame, u64),
+) -> io::Result<Passed> {
     let (mut reader, mut writer) = (BufReader::with_capacity(4096, socket), socket);
     let (mut passed, mut answered, mut last) = (Passed::default(), 0, last);
     loop {
@@ -44,12 +33,10 @@ pub fn produce(socket: &TcpStream, all: &mut [Frame], count: u64, last: Option<F
             acknowledged(&mut reader, answered)?;
             answered += 1;
         }
+        make(frame, passed.records);
         frame.bytes[CORRELATION_AT..CORRELATION_AT + 4].copy_from_slice(&(passed.requests as u32).to_be_bytes());
         writer.write_all(&frame.bytes)?;
-        passed.requests += 1;
-        passed.batches += 1;
-        passed.records += frame.records;
-        passed.wire_bytes += frame.batch_bytes;
+        passed.add(frame);
     }
     while answered < passed.requests {
         acknowledged(&mut reader, answered)?;
@@ -68,10 +55,7 @@ pub fn waited(socket: &TcpStream, frames: &mut [Frame], nanos: &mut Vec<u64>) ->
         writer.write_all(&frame.bytes)?;
         acknowledged(&mut reader, passed.requests)?;
         nanos.push(started.elapsed().as_nanos() as u64);
-        passed.requests += 1;
-        passed.batches += 1;
-        passed.records += frame.records;
-        passed.wire_bytes += frame.batch_bytes;
+        passed.add(frame);
     }
     Ok(passed)
 }
@@ -90,8 +74,13 @@ fn acknowledged(reader: &mut BufReader<&TcpStream>, request: u64) -> io::Result<
     }
 }
 
-/// Reads until `records` were seen: of each batch its header, which tells where the next one begins.
-pub fn consume(socket: &TcpStream, mut request: FetchRequest, records: u64) -> io::Result<Passed> {
+/// Reads until `records` were seen: of each batch its header, which tells where the next one begins, and the rest by `read`.
+pub fn consume(
+    socket: &TcpStream,
+    mut request: FetchRequest,
+    records: u64,
+    mut read: impl FnMut(&mut BufReader<&TcpStream>, &[u8; BATCH_HEADER_BYTES], usize) -> io::Result<()>,
+) -> io::Result<Passed> {
     let (mut reader, mut writer) = (BufReader::with_capacity(RECEIVE_BYTES, socket), socket);
     let mut passed = Passed::default();
     while passed.records < records {
@@ -110,7 +99,7 @@ pub fn consume(socket: &TcpStream, mut request: FetchRequest, records: u64) -> i
             if body > left {
                 break; // cut off: it comes again, whole
             }
-            go_past(&mut reader, body)?;
+            read(&mut reader, &header, body)?;
             left -= body;
             let base = u64::from(number(0)) << 32 | u64::from(number(4));
             request.next_offset = base + u64::from(number(23)) + 1;
@@ -124,7 +113,7 @@ pub fn consume(socket: &TcpStream, mut request: FetchRequest, records: u64) -> i
 }
 
 /// Receives bytes into memory that is used again, and no more.
-fn go_past(reader: &mut BufReader<&TcpStream>, mut len: usize) -> io::Result<()> {
+pub fn go_past(reader: &mut BufReader<&TcpStream>, mut len: usize) -> io::Result<()> {
     while len > 0 {
         let here = reader.fill_buf()?.len().min(len);
         if here == 0 {
@@ -134,9 +123,4 @@ fn go_past(reader: &mut BufReader<&TcpStream>, mut len: usize) -> io::Result<()>
         len -= here;
     }
     Ok(())
-}
-
-/// An answer that makes no sense.
-pub fn strange(what: &str, found: impl std::fmt::Debug) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{what}: {found:?}"))
 }

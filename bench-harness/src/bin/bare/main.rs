@@ -3,10 +3,11 @@
 //! ```text
 //!   -phase produce               frames made beforehand ─► one socket, up to five unanswered ─► acknowledgements
 //!   -phase produce -mode waited  one record ─► its answer ─► the next; and what it takes to wake a thread, and be woken
+//!   -records yes                 values and CRC made before each frame goes, and read and summed up behind each Fetch
 //!   -phase consume               Fetch ─► 64 KiB used again ─► batch headers ─► the next offset
 //! ```
 //! Takes the words that all peers take and prints what they print. One partition, no compression, a broker of one node.
-//! Records are not made, checked or looked at: the sum over them is not there either. The loops are in `hot.rs`, which must
+//! Without `-records` none is made, checked or looked at, and there is no sum over them. The loops are in `hot.rs`, which must
 //! stay within 150 lines.
 
 mod frames;
@@ -15,6 +16,7 @@ mod hot;
 #[path = "../../sums.rs"]
 mod sums;
 mod wake;
+mod work;
 #[path = "../../workload.rs"]
 mod workload;
 
@@ -25,10 +27,10 @@ use std::net::TcpStream;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use frames::{FetchRequest, ProducerId, TopicId, produce_frame, producer_id, records_of, topic_id};
-use hot::{Frame, Passed, consume, produce, waited};
+use frames::{FetchRequest, Frame, Passed, ProducerId, TopicId, produce_frame, producer_id, records_of, topic_id};
+use hot::{consume, go_past, produce, waited};
 use serde_json::{Value, json};
-use workload::Workload;
+use workload::{Content, Workload};
 
 /// As Ottla's `batch.size`.
 const BATCH_BYTES: u64 = 1_000_000;
@@ -42,13 +44,16 @@ struct Words {
     messages: u64,
     reads: bool,
     waits: bool,
+    /// Records are made and looked at.
+    works: bool,
     workload: Workload,
 }
 
 fn words(args: &[String]) -> Option<Words> {
     let pairs: BTreeMap<&str, &str> = args.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
     let one_of = |name: &str, all: [&str; 2]| all.iter().position(|known| pairs.get(name) == Some(known));
-    let known = ["-b", "-t", "-n", "-phase", "-mode", "-workload", "-partitions", "-compression", "-linger"];
+    let known =
+        ["-b", "-t", "-n", "-phase", "-mode", "-workload", "-partitions", "-compression", "-linger", "-records"];
     if !args.len().is_multiple_of(2) || pairs.keys().any(|name| !known.contains(name)) {
         return None;
     }
@@ -60,12 +65,17 @@ fn words(args: &[String]) -> Option<Words> {
         "telemetry" => Workload::Telemetry,
         other => Workload::Fixed(other.strip_prefix("fixed:")?.parse().ok().filter(|size| *size > 0)?),
     };
+    let works = pairs.contains_key("-records") && one_of("-records", ["no", "yes"])? == 1;
+    if works && workload == Workload::Telemetry {
+        return None;
+    }
     Some(Words {
         bootstrap: (*pairs.get("-b")?).to_owned(),
         topic: (*pairs.get("-t")?).to_owned(),
         messages: pairs.get("-n")?.parse().ok().filter(|count| *count > 0)?,
         reads: one_of("-phase", ["produce", "consume"])? == 1,
         waits: pairs.contains_key("-mode") && one_of("-mode", ["full", "waited"])? == 1,
+        works,
         workload,
     })
 }
@@ -107,18 +117,34 @@ fn run(words: &Words) -> io::Result<Value> {
     let socket = TcpStream::connect(&words.bootstrap)?;
     socket.set_nodelay(true)?;
     let topic = topic_id(&socket, &words.topic)?;
-    let mut nanos = Vec::new();
+    let (mut nanos, mut sum, mut memory) = (Vec::new(), 0, Vec::new());
     let begin = || (Instant::now(), cpu());
     let (passed, (started, cpu_before)): (Passed, _) = if words.reads {
         let start = begin();
-        (consume(&socket, FetchRequest::new(&topic), words.messages)?, start)
+        let request = FetchRequest::new(&topic);
+        let passed = if words.works {
+            consume(&socket, request, words.messages, |reader, header, len| {
+                work::read(reader, header, len, &mut memory, &mut sum)
+            })?
+        } else {
+            consume(&socket, request, words.messages, |reader, _, len| go_past(reader, len))?
+        };
+        (passed, start)
     } else {
         let producer = if words.waits { producer_id(&socket)? } else { None };
         let (mut all, whole, rest) = frames(words, &topic, producer);
         nanos.reserve(all.len());
         let start = begin();
-        let passed =
-            if words.waits { waited(&socket, &mut all, &mut nanos)? } else { produce(&socket, &mut all, whole, rest)? };
+        let mut content = Content::default();
+        let passed = if words.waits {
+            waited(&socket, &mut all, &mut nanos)?
+        } else if words.works {
+            produce(&socket, &mut all, whole, rest, |frame, first| {
+                work::make(frame, first, words.workload, &mut content)
+            })?
+        } else {
+            produce(&socket, &mut all, whole, rest, |_, _| {})?
+        };
         (passed, start)
     };
     let (seconds, used) = (started.elapsed().as_secs_f64(), cpu() - cpu_before);
@@ -129,12 +155,15 @@ fn run(words: &Words) -> io::Result<Value> {
         "wire_bytes": passed.wire_bytes,
         "context_switches": status("voluntary_ctxt_switches:") + status("nonvoluntary_ctxt_switches:"),
     });
+    if words.reads && words.works {
+        row["checksum"] = json!(format!("{sum:016x}"));
+    }
     if words.waits {
         row["ack_us"] = quantiles(&mut nanos);
         row["wake_us"] = quantiles(&mut wake::round_trips()?);
     }
     let settings = json!({"peer": "bare", "workload": words.workload.to_string(), "topic": words.topic,
-        "messages": words.messages, "in_flight": if words.waits { 1 } else { 5 }, "idempotence": words.waits,
+        "messages": words.messages, "records_made": words.works, "in_flight": if words.waits { 1 } else { 5 }, "idempotence": words.waits,
         "compression": "none", "acks": "all", "linger_ms": "0", "batch_size": BATCH_BYTES.to_string()});
     Ok(json!({"settings": settings, "phases": [row]}))
 }
@@ -143,7 +172,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some(words) = words(&args) else {
         eprintln!(
-            "bare -b HOST:PORT -t TOPIC -n RECORDS -phase produce|consume [-mode full|waited] -workload telemetry|fixed:SIZE \
+            "bare -b HOST:PORT -t TOPIC -n RECORDS -phase produce|consume [-mode full|waited] [-records yes] -workload telemetry|fixed:SIZE \
              -compression none [-partitions 1] [-linger MS]"
         );
         return ExitCode::from(2);
@@ -212,7 +241,7 @@ mod tests {
         let sent: Vec<Vec<u8>> = all.iter().map(|frame| frame.bytes.clone()).collect();
         let (address, heard) = peer(|_, _| acknowledgement(0));
         let socket = TcpStream::connect(address).unwrap();
-        let passed = produce(&socket, &mut all, whole, rest).unwrap();
+        let passed = produce(&socket, &mut all, whole, rest, |_, _| {}).unwrap();
         drop(socket);
         assert_eq!((passed.records, passed.requests), (100, 12));
         let heard = heard.join().unwrap();
@@ -222,7 +251,7 @@ mod tests {
             assert_eq!(frame[8..], sent[place % FRAMES as usize][12..]);
         }
         let (address, _heard) = peer(|_, _| acknowledgement(87));
-        let refused = produce(&TcpStream::connect(address).unwrap(), &mut all, 1, None).unwrap_err();
+        let refused = produce(&TcpStream::connect(address).unwrap(), &mut all, 1, None, |_, _| {}).unwrap_err();
         assert!(refused.to_string().contains("refused"), "{refused}");
     }
 
@@ -235,7 +264,7 @@ mod tests {
         let passed = waited(&socket, &mut all, &mut nanos).unwrap();
         drop(socket);
         assert_eq!((passed.records, passed.batches, nanos.len(), heard.join().unwrap().len()), (30, 30, 30, 30));
-        let at = all[29].bytes.len() - 3 - all[29].batch_bytes as usize;
+        let at = all[29].batch.start;
         assert_eq!(all[29].bytes[at + 53..at + 57], 29u32.to_be_bytes());
     }
 
@@ -247,9 +276,7 @@ mod tests {
         // Batches as a log has them: with their offsets.
         let mut log = Vec::new();
         for (place, frame) in all.iter().chain(&rest).enumerate() {
-            let mut batch = frame.bytes[frame.bytes.len() - 3 - frame.batch_bytes as usize..]
-                [..frame.batch_bytes as usize]
-                .to_vec();
+            let mut batch = frame.bytes[frame.batch.clone()].to_vec();
             batch[..8].copy_from_slice(&(2 * place as u64).to_be_bytes());
             log.push(batch);
         }
@@ -270,10 +297,23 @@ mod tests {
             [said, records, vec![0; 3]].concat()
         });
         let socket = TcpStream::connect(address).unwrap();
-        let passed = consume(&socket, FetchRequest::new(&[7; 16]), 9).unwrap();
+        let (mut memory, mut sum) = (Vec::new(), 0);
+        let passed = consume(&socket, FetchRequest::new(&[7; 16]), 9, |reader, header, len| {
+            work::read(reader, header, len, &mut memory, &mut sum)
+        });
+        let passed = passed.unwrap();
+        assert_eq!(sum, sums::sum(words.workload, 9));
         drop(socket);
         assert_eq!(passed, Passed { records: 9, batches: 5, requests: 5, wire_bytes: wire as u64 });
         assert_eq!(heard.join().unwrap().len(), 5);
+    }
+
+    #[test]
+    fn a_frame_made_anew_is_the_one_of_those_records() {
+        let made = |first| produce_frame(&[7; 16], None, Workload::Fixed(1_000), first, 70, 5);
+        let mut frame = made(0);
+        work::make(&mut frame, 140, Workload::Fixed(1_000), &mut Content::default());
+        assert_eq!(frame, made(140));
     }
 
     #[test]
@@ -288,6 +328,8 @@ mod tests {
             "-phase both",
             "-x 1",
             "-mode paced:1",
+            "-records maybe",
+            "-workload telemetry -records yes",
         ] {
             assert!(of(&format!("{fine} {wrong}")).is_none(), "{wrong}");
         }
