@@ -128,31 +128,39 @@ impl<T> std::ops::Deref for Padded<T> {
     }
 }
 
-/// One thread's place to sleep. A notice given before the sleep is not lost.
+/// One thread's place to sleep. A notice given before the sleep is not lost, and costs no system call: nobody sleeps yet.
 #[derive(Debug)]
 struct Parker {
-    notified: Mutex<bool>,
+    state: Mutex<Parking>,
     condvar: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Parking {
+    notified: bool,
+    /// Sleeps, and nobody is about to end that.
+    asleep: bool,
 }
 
 impl Parker {
     fn new() -> std::sync::Arc<Self> {
-        std::sync::Arc::new(Self { notified: Mutex::new(false), condvar: Condvar::new() })
+        std::sync::Arc::new(Self { state: Mutex::new(Parking::default()), condvar: Condvar::new() })
     }
 
     /// Sleeps until notified or `timeout` passed; takes the notice.
     fn park(&self, timeout: Option<std::time::Duration>) {
-        let mut notified = lock(&self.notified);
-        if !*notified {
-            notified = match timeout {
-                None => self.condvar.wait(notified).unwrap_or_else(std::sync::PoisonError::into_inner),
-                Some(timeout) => match self.condvar.wait_timeout(notified, timeout) {
+        let mut state = lock(&self.state);
+        if !state.notified {
+            state.asleep = true;
+            state = match timeout {
+                None => self.condvar.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner),
+                Some(timeout) => match self.condvar.wait_timeout(state, timeout) {
                     Ok((guard, _)) => guard,
                     Err(poisoned) => poisoned.into_inner().0,
                 },
             };
         }
-        *notified = false;
+        *state = Parking::default();
     }
 }
 
@@ -162,8 +170,13 @@ impl std::task::Wake for Parker {
     }
 
     fn wake_by_ref(self: &std::sync::Arc<Self>) {
-        *lock(&self.notified) = true;
-        self.condvar.notify_one();
+        let mut state = lock(&self.state);
+        state.notified = true;
+        let asleep = std::mem::take(&mut state.asleep);
+        drop(state);
+        if asleep {
+            self.condvar.notify_one();
+        }
     }
 }
 
