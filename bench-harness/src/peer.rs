@@ -238,7 +238,7 @@ impl Peer {
             (Kind::Ottla, Some(path)) if path.is_file() => Ok(path.to_path_buf()),
             (Kind::Ottla, Some(path)) => Err(Fault::Usage(format!("--ottla {}: no such program", path.display()))),
             (Kind::Ottla, None) => cargo(root, "ottla", &["--features", "cli"]),
-            (Kind::Floor | Kind::Bare, _) => cargo(root, self.name, &["-p", "bench-harness"]),
+            (Kind::Floor | Kind::Bare, _) => own_program(root, self.name),
             (Kind::Crate, _) => {
                 let out = target(root).join("bench-harness").join("crates");
                 let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -369,8 +369,18 @@ pub fn without_settings(command: &mut Command) {
     }
 }
 
+/// A program of this crate: as we were built where that is not for figures, else in the release profile.
+pub fn own_program(root: &Path, name: &str) -> Result<PathBuf, Fault> {
+    let beside = std::env::current_exe().map_err(Fault::failed("own program"))?.with_file_name(name);
+    let for_figures = beside.parent().is_some_and(|directory| directory.ends_with("release"));
+    if beside.is_file() && !for_figures {
+        return Ok(beside);
+    }
+    cargo(root, name, &["-p", "bench-harness"])
+}
+
 /// Builds one of our own programs in the release profile.
-pub fn cargo(root: &Path, name: &str, args: &[&str]) -> Result<PathBuf, Fault> {
+fn cargo(root: &Path, name: &str, args: &[&str]) -> Result<PathBuf, Fault> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["build", "--release", "--locked", "--bin", name]).args(args);
     built(command.current_dir(root), name, "or give an ottla with --ottla PATH")?;

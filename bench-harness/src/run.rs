@@ -77,7 +77,7 @@ pub fn run(args: &RunArgs) -> Result<Report, Fault> {
     let mut brokers = Vec::new();
     for scenarios in by_cluster(&scenarios, args.bootstrap.is_some()) {
         let broker = match (&args.bootstrap, args.broker) {
-            _ if scenarios[0].nodes == 0 => Broker::sink(&sink_program(&root)?, broker_core)?,
+            _ if scenarios[0].nodes == 0 => Broker::sink(&peer::own_program(&root, "sink")?, broker_core)?,
             (Some(bootstrap), _) => Broker::given(bootstrap, &args.broker_pid),
             (None, BrokerKind::Kafka) => Broker::kafka(&root, scenarios[0].nodes, broker_core)?,
             (None, BrokerKind::Embedded) => Broker::embedded(&ottla, broker_core)?,
@@ -149,16 +149,6 @@ fn root() -> Result<PathBuf, Fault> {
     found
         .map(Path::to_path_buf)
         .ok_or_else(|| Fault::Failed("run it inside the repository: ci/kafka is not found".into()))
-}
-
-/// Built as we are where that is not for figures; else in the release profile.
-fn sink_program(root: &Path) -> Result<PathBuf, Fault> {
-    let beside = std::env::current_exe().map_err(Fault::failed("own program"))?.with_file_name("sink");
-    let for_figures = beside.parent().is_some_and(|directory| directory.ends_with("release"));
-    if beside.is_file() && !for_figures {
-        return Ok(beside);
-    }
-    peer::cargo(root, "sink", &["-p", "bench-harness"])
 }
 
 fn say(args: &RunArgs, text: &str) {

@@ -29,6 +29,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use frames::{FetchRequest, Frame, Passed, ProducerId, TopicId, produce_frame, producer_id, records_of, topic_id};
 use hot::{consume, go_past, produce, waited};
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use workload::{Content, Workload};
 
@@ -96,8 +97,8 @@ fn frames(words: &Words, topic: &TopicId, producer: ProducerId) -> (Vec<Frame>, 
 
 /// CPU time of the only thread, in seconds, up to now.
 fn cpu() -> f64 {
-    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    stat.split_whitespace().next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn status(name: &str) -> u64 {
