@@ -14,7 +14,7 @@ p{max-width:60rem}.what,.note{color:#57606a}.plots{display:flex;flex-wrap:wrap;g
 figcaption{font-weight:600;margin-bottom:.2rem}.wide{overflow-x:auto}table{border-collapse:collapse;font-size:12px;white-space:nowrap}\
 th,td{padding:.25rem .4rem;border-bottom:1px solid #d8dee4;text-align:right;font-variant-numeric:tabular-nums}\
 th{text-align:right;vertical-align:bottom;white-space:normal;background:#f6f8fa}th:first-child,td:first-child,.flag{text-align:left}\
-tr.own td{font-weight:600}td.flag{color:#9a3412}details{margin:.6rem 0}pre{font-size:11px;white-space:pre-wrap;background:#f6f8fa;padding:.6rem}\
+tr.own td{font-weight:600}td.flag{color:#9a3412;white-space:normal}details{margin:.6rem 0}pre{font-size:11px;white-space:pre-wrap;background:#f6f8fa;padding:.6rem}\
 svg text{font:12px system-ui,sans-serif;fill:#1b1f24}svg .v{fill:#57606a}";
 
 /// What is plotted of every phase, where anybody told it.
@@ -102,7 +102,11 @@ fn bars(out: &mut String, title: &str, bars: &[(&Row<'_>, Spread)], shown: fn(f6
 
 fn table(out: &mut String, rows: &[&Row<'_>]) {
     // Scenario and phase stand above.
-    let columns = told(&COLUMNS[2..], rows);
+    let mut columns = told(&COLUMNS[2..], rows);
+    // A warning that stands outside of the window warns nobody.
+    if columns.last().is_some_and(|(head, _)| *head == "flags") {
+        columns[1..].rotate_right(1);
+    }
     out.push_str("<div class=\"wide\"><table><thead><tr>");
     for (head, _) in &columns {
         let class = if *head == "flags" { " class=\"flag\"" } else { "" };
