@@ -66,7 +66,7 @@ pub struct Chunk {
 
 impl Chunk {
     /// What was written so far.
-    #[inline(always)]
+    #[inline]
     pub fn filled(&self) -> &[u8] {
         &self.memory[..self.len]
     }
@@ -99,7 +99,7 @@ impl Chunk {
     }
 
     /// Has `write` fill the front of what is unwritten; it says how many bytes it used.
-    #[inline]
+    #[inline(always)]
     pub fn fill(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
         let count = write(&mut self.memory[self.len..]);
         self.advance(count);

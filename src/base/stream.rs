@@ -204,7 +204,7 @@ unsafe impl Send for StreamWriter {}
 impl StreamWriter {
     /// Room for one entry of `len` bytes, contiguous. Its contents are arbitrary old bytes. A new reservation replaces one
     /// that was not committed.
-    #[inline]
+    #[inline(always)]
     pub fn reserve(&mut self, len: usize) -> Result<&mut [u8], ReserveError> {
         // SAFETY: (owner) `tail` is ours or the chain's last chunk, so it cannot be retired while we hold it.
         let tail = unsafe { &*self.tail };
@@ -219,7 +219,7 @@ impl StreamWriter {
     }
 
     /// Publishes the first `len` bytes of the reservation as one entry.
-    #[inline]
+    #[inline(always)]
     pub fn commit(&mut self, len: usize) {
         assert!(len <= self.reserved, "committed more than was reserved");
         self.reserved = 0;

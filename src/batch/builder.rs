@@ -123,7 +123,7 @@ impl BatchBuilder {
     }
 
     /// Adds a record: its timestamp in milliseconds since 1970 and its body ([`super::encode_body`]).
-    #[inline]
+    #[inline(always)]
     pub fn append(&mut self, timestamp_ms: i64, body: &[u8]) -> Append {
         let Some(prefix) = self.admit(timestamp_ms, body.len()) else { return Append::Full };
         if !self.write_in_place(&prefix, body.len(), |out| out.copy_from_slice(body)) {
@@ -135,7 +135,7 @@ impl BatchBuilder {
 
     /// Adds a record whose body of `body_len` bytes `write` encodes into place. False: that would need more than room in the
     /// chunk at hand, or be the first or last record; nothing was done, [`BatchBuilder::append`] may do it.
-    #[inline]
+    #[inline(always)]
     pub fn append_in_place(&mut self, timestamp_ms: i64, body_len: usize, write: impl FnOnce(&mut [u8])) -> bool {
         if self.count == 0 || self.count + 1 >= self.count_max {
             return false;
@@ -196,7 +196,7 @@ impl BatchBuilder {
         self.put(body);
     }
 
-    #[inline]
+    #[inline(always)]
     fn took(&mut self, prefix: &Prefix, timestamp_ms: i64) {
         self.count += 1;
         self.raw_bytes += prefix.size;

@@ -509,7 +509,7 @@ struct CreditCell {
 impl Credit {
     /// Spends `bytes` for a record, taking another grant if needed. False: nothing was spent; wait with [`Budget::take`]
     /// (for the record's bytes alone), or refuse.
-    #[inline]
+    #[inline(always)]
     pub fn try_spend(&mut self, bytes: u64) -> bool {
         let cell = &*self.cell;
         cell.busy.store(true, Ordering::Relaxed);

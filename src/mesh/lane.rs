@@ -45,13 +45,13 @@ impl LaneWriter {
 
     /// Room for one entry of `len` bytes, contiguous, holding arbitrary old bytes. Never blocks; replaces a reservation
     /// that was not committed.
-    #[inline]
+    #[inline(always)]
     pub fn reserve(&mut self, len: usize) -> Result<&mut [u8], ReserveError> {
         self.stream.reserve(len)
     }
 
     /// Publishes the first `len` reserved bytes as one entry. Ring the shard's [`super::Doorbell`] afterwards.
-    #[inline]
+    #[inline(always)]
     pub fn commit(&mut self, len: usize) {
         self.stream.commit(len);
     }

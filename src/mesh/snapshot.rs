@@ -75,12 +75,14 @@ pub struct SnapshotReader<T> {
 
 impl<T> SnapshotReader<T> {
     /// Takes over a newer value if there is one; true when the value changed. One load otherwise.
-    #[inline]
+    #[inline(always)]
     pub fn refresh(&mut self) -> bool {
         let published = self.inner.version.load(Ordering::SeqCst);
-        if self.gate.pass(published) <= self.version {
-            return false;
-        }
+        self.gate.pass(published) > self.version && self.take()
+    }
+
+    #[cold]
+    fn take(&mut self) -> bool {
         // The newest, which may be newer than what the gate let pass: a thread may well see two changes at once.
         (self.version, self.value) = lock(&self.inner.value).clone();
         true

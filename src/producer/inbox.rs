@@ -81,6 +81,15 @@ pub(super) enum Waiter {
     Promise(Promise<DeliveryResult>),
 }
 
+impl std::fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Callback(_) => "Callback",
+            Self::Promise(_) => "Promise",
+        })
+    }
+}
+
 /// A record whose outcome was asked for.
 struct Tracked {
     ticket: u64,

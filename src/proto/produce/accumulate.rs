@@ -26,7 +26,7 @@ pub(super) fn batch_settings(settings: &ProducerSettings) -> BatchSettings {
 impl Produce {
     /// Appends one record to its partition's open batch. `now`: when it was sent, as far as that is known; linger and the
     /// delivery timeout count from there.
-    #[inline]
+    #[inline(always)]
     pub fn append(&mut self, now: Time, ix: PartIx, record: &Arrival<'_>, settle: &mut impl Settle) {
         let Arrival { timestamp_ms, body, origin, charge } = record;
         let part = &mut self.parts[ix.0 as usize];
@@ -54,7 +54,7 @@ impl Produce {
 
     /// As [`Produce::append`] for a record whose body of `body_len` bytes `write` encodes into the open batch: if there is one
     /// and that needs nothing but room. False: nothing was done.
-    #[inline]
+    #[inline(always)]
     pub fn append_in_place(
         &mut self,
         ix: PartIx,
