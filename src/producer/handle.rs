@@ -192,17 +192,17 @@ impl Life {
     }
 
     /// A record's way in without waiting.
-    #[inline]
-    pub(super) fn try_place<'a>(
+    #[inline(always)]
+    pub(super) fn try_place(
         &self,
         mut core: impl Access,
-        record: Record<'a>,
+        record: &Record<'_>,
         waiter: &mut Option<Waiter>,
-    ) -> Result<(), Rejected<'a>> {
+    ) -> Result<(), RejectReason> {
         if let Some(reason) = self.refusal() {
-            return Err(Rejected { record, reason });
+            return Err(reason);
         }
-        core.with(|core| match core.place(&record, waiter, &mut 0) {
+        core.with(|core| match core.place(record, waiter, &mut 0) {
             Ok(()) => Ok(()),
             Err(Stop::Reject(reason)) => Err(reason),
             Err(Stop::Memory { .. } | Stop::Room { .. }) => {
@@ -210,58 +210,53 @@ impl Life {
                 Err(RejectReason::Full)
             }
         })
-        .map_err(|reason| Rejected { record, reason })
     }
 
-    /// A record's way in, waiting at most `max.block.ms`. Inlined, so that the record, some 230 bytes, is not copied for it.
+    /// A record's way in, waiting at most `max.block.ms`.
     #[inline(always)]
-    pub(super) fn place<'a>(
+    pub(super) fn place(
         &self,
         waiting: &impl Waiting,
         mut core: impl Access,
-        record: Record<'a>,
+        record: &Record<'_>,
         waiter: &mut Option<Waiter>,
-    ) -> Result<(), Rejected<'a>> {
+    ) -> Result<(), RejectReason> {
         if let Some(reason) = self.refusal() {
-            return Err(Rejected { record, reason });
+            return Err(reason);
         }
-        match core.with(|core| core.place(&record, waiter, &mut 0)) {
+        match core.with(|core| core.place(record, waiter, &mut 0)) {
             Ok(()) => Ok(()),
-            Err(Stop::Reject(reason)) => Err(Rejected { record, reason }),
+            Err(Stop::Reject(reason)) => Err(reason),
             Err(_) => self.place_waiting(waiting, core, record, waiter),
         }
     }
 
     #[cold]
-    fn place_waiting<'a>(
+    fn place_waiting(
         &self,
         waiting: &impl Waiting,
         mut core: impl Access,
-        record: Record<'a>,
+        record: &Record<'_>,
         waiter: &mut Option<Waiter>,
-    ) -> Result<(), Rejected<'a>> {
+    ) -> Result<(), RejectReason> {
         let deadline = self.block_deadline();
         let blocked = core.with(|core| Arc::clone(core.blocked()));
         let _inside = blocked.enter();
         let mut sending = Sending::new(&self.shared, deadline);
         let done = waiting.wait_until(deadline, self.shared.clock(), |context| {
-            sending.poll(context, Borrowed(&mut core), &record, waiter)
+            sending.poll(context, Borrowed(&mut core), record, waiter)
         });
-        match done {
-            Some(Ok(())) => Ok(()),
-            Some(Err(reason)) => Err(Rejected { record, reason }),
-            None => Err(Rejected { record, reason: RejectReason::Timeout }),
-        }
+        done.unwrap_or(Err(RejectReason::Timeout))
     }
 
-    pub(super) fn submit<'a>(
+    /// Has `place` place a record whose outcome is waited for.
+    pub(super) fn submit(
         &self,
         inbox: &Arc<Inbox>,
-        place: impl FnOnce(Record<'a>, &mut Option<Waiter>) -> Result<(), Rejected<'a>>,
-        record: Record<'a>,
-    ) -> Result<Sent, Rejected<'a>> {
+        place: impl FnOnce(&mut Option<Waiter>) -> Result<(), RejectReason>,
+    ) -> Result<Sent, RejectReason> {
         let (told, answer) = promise();
-        place(record, &mut Some(Waiter::Promise(told)))?;
+        place(&mut Some(Waiter::Promise(told)))?;
         Ok(Sent { inbox: Arc::clone(inbox), answer, clock: self.shared.clock().clone() })
     }
 
@@ -384,12 +379,14 @@ impl Producer {
 
     /// Takes the record or gives it back at once, [`RejectReason::Full`] when there is no room.
     pub fn try_send<'a>(&self, record: Record<'a>) -> Result<(), Rejected<'a>> {
-        self.life.try_place(Locked(&self.core), record, &mut None)
+        let done = self.life.try_place(Locked(&self.core), &record, &mut None);
+        done.map_err(|reason| Rejected { record, reason })
     }
 
     /// Takes the record, waiting for room at most `max.block.ms`. Blocks the thread: not for async tasks.
+    #[inline(always)]
     pub fn send<'a>(&self, record: Record<'a>) -> Result<(), Rejected<'a>> {
-        self.life.place(&Parked, Locked(&self.core), record, &mut None)
+        self.place(&record, None).map_err(|reason| Rejected { record, reason })
     }
 
     /// As [`Producer::send`], awaiting room. Dropping the future before it is ready sends nothing.
@@ -409,13 +406,19 @@ impl Producer {
         record: Record<'a>,
         callback: impl FnOnce(DeliveryResult) + Send + 'static,
     ) -> Result<(), Rejected<'a>> {
-        self.life.place(&Parked, Locked(&self.core), record, &mut Some(self.inbox.callback(callback)))
+        self.place(&record, Some(self.inbox.callback(callback))).map_err(|reason| Rejected { record, reason })
+    }
+
+    // As a lane's: see there.
+    #[inline(never)]
+    fn place(&self, record: &Record<'_>, mut waiter: Option<Waiter>) -> Result<(), RejectReason> {
+        self.life.place(&Parked, Locked(&self.core), record, &mut waiter)
     }
 
     /// As [`Producer::send`]; the outcome can be awaited or waited for. Its batch does not linger once its broker is idle.
     pub fn submit<'a>(&self, record: Record<'a>) -> Result<Sent, Rejected<'a>> {
-        let place = |record, waiter: &mut _| self.life.place(&Parked, Locked(&self.core), record, waiter);
-        self.life.submit(&self.inbox, place, record)
+        let place = |waiter: &mut _| self.life.place(&Parked, Locked(&self.core), &record, waiter);
+        self.life.submit(&self.inbox, place).map_err(|reason| Rejected { record, reason })
     }
 
     /// As [`Producer::submit`], awaiting room at most `max.block.ms`. Dropping the future before it is ready sends nothing.
@@ -480,16 +483,34 @@ pub struct Lane {
 }
 
 impl Lane {
+    // The caller's crate compiles what makes the record, and a call: the record, some 230 bytes, stays where it is made. By
+    // value, or generic, all of a send was compiled there again, with copies of the record between its functions.
+
+    #[inline(never)]
+    fn try_place(&mut self, record: &Record<'_>) -> Result<(), RejectReason> {
+        self.life.try_place(&mut self.core, record, &mut self.nobody)
+    }
+
+    #[inline(never)]
+    fn place(&mut self, record: &Record<'_>) -> Result<(), RejectReason> {
+        self.life.place(&Parked, &mut self.core, record, &mut self.nobody)
+    }
+
+    #[inline(never)]
+    fn place_for(&mut self, record: &Record<'_>, waiter: Waiter) -> Result<(), RejectReason> {
+        self.life.place(&Parked, &mut self.core, record, &mut Some(waiter))
+    }
+
     /// Takes the record or gives it back at once, [`RejectReason::Full`] when there is no room.
-    #[inline]
+    #[inline(always)]
     pub fn try_send<'a>(&mut self, record: Record<'a>) -> Result<(), Rejected<'a>> {
-        self.life.try_place(&mut self.core, record, &mut None)
+        self.try_place(&record).map_err(|reason| Rejected { record, reason })
     }
 
     /// Takes the record, waiting for room at most `max.block.ms`. Blocks the thread: not for async tasks.
-    #[inline]
+    #[inline(always)]
     pub fn send<'a>(&mut self, record: Record<'a>) -> Result<(), Rejected<'a>> {
-        self.life.place(&Parked, &mut self.core, record, &mut self.nobody)
+        self.place(&record).map_err(|reason| Rejected { record, reason })
     }
 
     /// As [`Lane::send`], awaiting room. Dropping the future before it is ready sends nothing.
@@ -505,19 +526,21 @@ impl Lane {
 
     /// As [`Lane::send`]; `callback` gets the outcome, exactly once and in order per partition, inside a later
     /// [`Lane::poll`] or [`Lane::flush`].
+    #[inline(always)]
     pub fn send_with<'a>(
         &mut self,
         record: Record<'a>,
         callback: impl FnOnce(DeliveryResult) + Send + 'static,
     ) -> Result<(), Rejected<'a>> {
-        self.life.place(&Parked, &mut self.core, record, &mut Some(self.inbox.callback(callback)))
+        let waiter = self.inbox.callback(callback);
+        self.place_for(&record, waiter).map_err(|reason| Rejected { record, reason })
     }
 
     /// As [`Lane::send`]; the outcome can be awaited or waited for, also on another thread.
     pub fn submit<'a>(&mut self, record: Record<'a>) -> Result<Sent, Rejected<'a>> {
         let Self { life, core, inbox, .. } = self;
-        let place = |record, waiter: &mut _| life.place(&Parked, core, record, waiter);
-        life.submit(inbox, place, record)
+        let place = |waiter: &mut _| life.place(&Parked, core, &record, waiter);
+        life.submit(inbox, place).map_err(|reason| Rejected { record, reason })
     }
 
     /// As [`Lane::submit`], awaiting room at most `max.block.ms`. Dropping the future before it is ready sends nothing.

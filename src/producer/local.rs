@@ -86,55 +86,70 @@ pub struct LocalProducer {
 
 impl LocalProducer {
     /// Takes the record or gives it back, [`RejectReason::Full`] when a turn of the shard made no room.
+    #[inline(always)]
     pub fn try_send<'a>(&mut self, record: Record<'a>) -> Result<(), Rejected<'a>> {
-        if self.place_now(&record, &mut None) {
-            return Ok(());
-        }
-        let Lane { life, core, .. } = &mut self.lane;
-        match life.try_place(&mut *core, record, &mut None) {
-            Err(Rejected { record, reason: RejectReason::Full }) => {
-                self.driver.turn(Time::ZERO);
-                life.try_place(&mut *core, record, &mut None)?;
-            }
-            Ok(()) => {}
-            Err(other) => return Err(other),
-        }
-        self.turn_if_due();
-        Ok(())
+        self.try_place(&record).map_err(|reason| Rejected { record, reason })
     }
 
     /// Takes the record, running the shard for at most `max.block.ms` until there is room.
-    #[inline]
+    #[inline(always)]
     pub fn send<'a>(&mut self, record: Record<'a>) -> Result<(), Rejected<'a>> {
-        self.place(record, &mut None)
+        self.place(&record).map_err(|reason| Rejected { record, reason })
     }
 
     /// As [`LocalProducer::send`]; `callback` gets the outcome, exactly once and in order per partition, inside a later
     /// [`LocalProducer::poll`] or [`LocalProducer::flush`].
+    #[inline(always)]
     pub fn send_with<'a>(
         &mut self,
         record: Record<'a>,
         callback: impl FnOnce(DeliveryResult) + Send + 'static,
     ) -> Result<(), Rejected<'a>> {
         let waiter = self.lane.inbox.callback(callback);
-        self.place(record, &mut Some(waiter))
+        self.place_for(&record, waiter).map_err(|reason| Rejected { record, reason })
     }
 
     /// As [`LocalProducer::send`]; the outcome can be awaited or waited for.
     pub fn submit<'a>(&mut self, record: Record<'a>) -> Result<LocalSent, Rejected<'a>> {
         let Self { lane: Lane { life, core, inbox, .. }, driver, .. } = self;
-        let place = |record, waiter: &mut _| life.place(&**driver, core, record, waiter);
-        let sent = life.submit(inbox, place, record)?;
-        let sent = LocalSent { sent, driver: Rc::clone(driver) };
+        let place = |waiter: &mut _| life.place(&**driver, core, &record, waiter);
+        let sent = match life.submit(inbox, place) {
+            Ok(sent) => LocalSent { sent, driver: Rc::clone(driver) },
+            Err(reason) => return Err(Rejected { record, reason }),
+        };
         self.turn_if_due();
         Ok(sent)
     }
 
-    // By reference as long as nothing stands in the way: a record has some 230 bytes, and each layer that takes it by value
-    // copies it.
-    #[inline(always)]
-    fn place<'a>(&mut self, record: Record<'a>, waiter: &mut Option<Waiter>) -> Result<(), Rejected<'a>> {
-        if self.place_now(&record, waiter) { Ok(()) } else { self.place_waiting(record, waiter) }
+    // Not generic and by reference, as a lane's: see there.
+
+    #[inline(never)]
+    fn try_place(&mut self, record: &Record<'_>) -> Result<(), RejectReason> {
+        if self.place_now(record, &mut None) {
+            return Ok(());
+        }
+        let Lane { life, core, .. } = &mut self.lane;
+        match life.try_place(&mut *core, record, &mut None) {
+            Err(RejectReason::Full) => {
+                self.driver.turn(Time::ZERO);
+                life.try_place(&mut *core, record, &mut None)?;
+            }
+            other => other?,
+        }
+        self.turn_if_due();
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn place(&mut self, record: &Record<'_>) -> Result<(), RejectReason> {
+        let waiter = &mut None;
+        if self.place_now(record, waiter) { Ok(()) } else { self.place_waiting(record, waiter) }
+    }
+
+    #[inline(never)]
+    fn place_for(&mut self, record: &Record<'_>, waiter: Waiter) -> Result<(), RejectReason> {
+        let waiter = &mut Some(waiter);
+        if self.place_now(record, waiter) { Ok(()) } else { self.place_waiting(record, waiter) }
     }
 
     /// Into its batch or the lane, and a turn if one is due. False: something stands in the way.
@@ -162,7 +177,7 @@ impl LocalProducer {
     }
 
     #[cold]
-    fn place_waiting<'a>(&mut self, record: Record<'a>, waiter: &mut Option<Waiter>) -> Result<(), Rejected<'a>> {
+    fn place_waiting(&mut self, record: &Record<'_>, waiter: &mut Option<Waiter>) -> Result<(), RejectReason> {
         let Lane { life, core, .. } = &mut self.lane;
         let sent = life.place(&*self.driver, &mut *core, record, waiter);
         // It had its turns in there.

@@ -49,14 +49,14 @@ pub(super) struct HeaderList<'a> {
 }
 
 impl Default for HeaderList<'_> {
-    #[inline]
+    #[inline(always)]
     fn default() -> Self {
         Self { near: [("", None); NEAR], near_count: 0, all: Vec::new() }
     }
 }
 
 impl<'a> HeaderList<'a> {
-    #[inline]
+    #[inline(always)]
     fn push(&mut self, header: Header<'a>) {
         match self.near.get_mut(self.near_count) {
             Some(place) => {
@@ -103,7 +103,7 @@ pub struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// A record for a topic, with a null key, a null value and no headers.
-    #[inline]
+    #[inline(always)]
     pub fn to(topic: impl Into<TopicRef<'a>>) -> Self {
         Self {
             topic: topic.into(),
@@ -116,7 +116,7 @@ impl<'a> Record<'a> {
     }
 
     /// The key: any bytes, also none (`""` is an empty key, not a null one).
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn key<K: AsRef<[u8]> + ?Sized>(mut self, key: &'a K) -> Self {
         self.key = Some(key.as_ref());
@@ -124,7 +124,7 @@ impl<'a> Record<'a> {
     }
 
     /// The key, or null.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn key_or_null(mut self, key: Option<&'a [u8]>) -> Self {
         self.key = key;
@@ -132,7 +132,7 @@ impl<'a> Record<'a> {
     }
 
     /// The value: any bytes, also none.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn value<V: AsRef<[u8]> + ?Sized>(mut self, value: &'a V) -> Self {
         self.value = Some(value.as_ref());
@@ -140,7 +140,7 @@ impl<'a> Record<'a> {
     }
 
     /// The value, or null (a tombstone in a compacted topic).
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn value_or_null(mut self, value: Option<&'a [u8]>) -> Self {
         self.value = value;
@@ -148,7 +148,7 @@ impl<'a> Record<'a> {
     }
 
     /// Adds a header behind the others; names may repeat.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn header<V: AsRef<[u8]> + ?Sized>(mut self, name: &'a str, value: &'a V) -> Self {
         self.headers.push((name, Some(value.as_ref())));
@@ -156,7 +156,7 @@ impl<'a> Record<'a> {
     }
 
     /// Adds a header that may have a null value.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn header_or_null(mut self, name: &'a str, value: Option<&'a [u8]>) -> Self {
         self.headers.push((name, value));
@@ -164,7 +164,7 @@ impl<'a> Record<'a> {
     }
 
     /// The partition, from 0, instead of the partitioner's choice.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn partition(mut self, partition: i32) -> Self {
         self.partition = Some(partition);
@@ -172,7 +172,7 @@ impl<'a> Record<'a> {
     }
 
     /// Milliseconds since 1970, instead of the time of sending.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn timestamp(mut self, timestamp_ms: i64) -> Self {
         self.timestamp_ms = Some(timestamp_ms);
