@@ -135,8 +135,8 @@ impl Report {
         for rule in rules(self) {
             let _ = write!(out, "<p class=\"note\">{}.</p>", escaped(&rule));
         }
-        for (peer, reason) in &self.accepted {
-            let _ = write!(out, "<p class=\"note\">Accepted off its ratio: {}: {}</p>", escaped(peer), escaped(reason));
+        for note in self.notes() {
+            let _ = write!(out, "<p class=\"note\">{}.</p>", escaped(&note));
         }
         let mut scenarios: Vec<_> = rows.iter().map(|row| row.first.scenario).collect();
         scenarios.dedup_by_key(|scenario| scenario.name);

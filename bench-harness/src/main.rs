@@ -15,7 +15,9 @@
 mod broker;
 mod counts;
 mod expected;
+mod explained;
 mod fault;
+mod groups;
 mod html;
 mod machine;
 mod peer;
@@ -31,7 +33,7 @@ mod table;
 mod workload;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -49,7 +51,9 @@ struct Cli {
 enum Command {
     /// Run scenarios over peers and report.
     Run(Box<RunArgs>),
-    /// Name the scenarios and peers there are.
+    /// Run the published table again: groups of scenarios, each with its own peers and numbers of records.
+    Table(Box<TableArgs>),
+    /// Name the scenarios, peers and groups there are.
     List,
 }
 
@@ -62,9 +66,6 @@ pub struct RunArgs {
     /// Peers, by name (see `list`).
     #[arg(long, value_delimiter = ',', default_value = "ottla,franz-go")]
     pub peers: Vec<String>,
-    /// Rounds; every peer runs once in each.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub runs: u32,
     /// Records of a short run and of a long one, of which CPU per record is the slope; or of one plain run.
     #[arg(
         long,
@@ -74,6 +75,32 @@ pub struct RunArgs {
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     pub messages: Vec<u64>,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Options of `table`.
+#[derive(Args, Debug, Clone)]
+pub struct TableArgs {
+    /// Only these groups (see `list`).
+    #[arg(long, value_delimiter = ',')]
+    pub group: Vec<String>,
+    /// Only these of the groups' peers.
+    #[arg(long, value_delimiter = ',')]
+    pub peers: Vec<String>,
+    /// One round of a hundredth of the records: whether it works, no figures.
+    #[arg(long)]
+    pub quick: bool,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What both have.
+#[derive(Args, Debug, Clone)]
+pub struct Common {
+    /// Rounds; every peer runs once in each.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
     /// Records sent and read before the first round, so that the broker's code is compiled and its pages are there.
     #[arg(long, default_value_t = 1_000_000)]
     pub warm_up: u64,
@@ -130,7 +157,10 @@ pub enum BrokerKind {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Run(args) => run::run(&args).and_then(|report| tell(&args, &report)),
+        Command::Run(args) => groups::asked(&args)
+            .and_then(|plan| run::run(&args.common, &[plan], &|_| Ok(())))
+            .and_then(|report| tell(&args.common, &report)),
+        Command::Table(args) => table(&args),
         Command::List => list(),
     };
     match done {
@@ -148,20 +178,39 @@ fn reason(text: &str) -> Result<(String, String), String> {
     found.map(|(peer, reason)| (peer.to_owned(), reason.to_owned())).ok_or_else(|| "expected PEER=REASON".to_owned())
 }
 
-/// Writes what was asked for, also of a run that then fails for a peer's ratio.
-fn tell(args: &RunArgs, report: &report::Report) -> Result<(), Fault> {
+/// Everything again, kept as far as it came: the files are written after every scenario of every round.
+fn table(args: &TableArgs) -> Result<(), Fault> {
+    let plans = groups::planned(args)?;
+    if !args.common.quiet {
+        eprint!("{}", groups::schedule(&plans));
+    }
+    let report = run::run(&args.common, &plans, &|report| keep(&args.common, report))?;
+    tell(&args.common, &report)
+}
+
+/// Writes the files that were asked for, each whole or not at all.
+fn keep(args: &Common, report: &report::Report) -> Result<(), Fault> {
+    let write = |path: &Path, text: String| {
+        let beside = path.with_added_extension("part");
+        fs::write(&beside, text).and_then(|()| fs::rename(&beside, path)).map_err(Fault::failed(path.display()))
+    };
     if let Some(path) = &args.html {
-        fs::write(path, report.html()).map_err(Fault::failed(path.display()))?;
+        write(path, report.html())?;
     }
     match args.json.as_deref() {
-        Some("-") => report::to_stdout(&format!("{}\n", report.json()))?,
-        Some(path) => {
-            fs::write(path, format!("{:#}\n", report.json())).map_err(Fault::failed(path))?;
-            report::to_stdout(&report.text())?;
-        }
-        None => report::to_stdout(&report.text())?,
+        Some("-") | None => Ok(()),
+        Some(path) => write(Path::new(path), format!("{:#}\n", report.json())),
     }
-    report.check_ratios()
+}
+
+/// Writes what was asked for, also of a run that then fails for a peer's ratio.
+fn tell(args: &Common, report: &report::Report) -> Result<(), Fault> {
+    keep(args, report)?;
+    match args.json.as_deref() {
+        Some("-") => report::to_stdout(&format!("{}\n", report.json()))?,
+        _ => report::to_stdout(&report.text())?,
+    }
+    report.check()
 }
 
 fn list() -> Result<(), Fault> {
@@ -172,6 +221,10 @@ fn list() -> Result<(), Fault> {
     text += "peers\n";
     for peer in peer::ALL {
         text += &format!("  {:18} {}\n", peer.name, peer.what);
+    }
+    text += "groups of the published table\n";
+    for group in groups::ALL {
+        text += &format!("  {:18} {}\n", group.name, group.text());
     }
     report::to_stdout(&text)
 }

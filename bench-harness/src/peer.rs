@@ -284,6 +284,23 @@ impl Peer {
         }
     }
 
+    /// Why it has no part in a scenario; `None` where it has one.
+    pub fn why_not(&self, scenario: &Scenario) -> Option<&'static str> {
+        let mut steps = self.steps.iter().filter(|step| scenario.phases().contains(&step.phase));
+        if steps.any(|step| self.takes_part(step, scenario)) {
+            return None;
+        }
+        Some(match (self.kind, scenario.mode) {
+            (Kind::Floor, _) => "it talks to nobody, so there is nothing to wait for",
+            (Kind::Bare, _) => {
+                "it has one kind of frame: one partition of one broker, uncompressed, as fast as it goes or waited"
+            }
+            (Kind::Ottla, _) => "`ottla bench` sends or reads, one topic: see ottla-lib",
+            (_, Mode::CatchUp(_)) => "it does not tell when it stands at the end, or its program here does not ask",
+            _ => "its program here has no such mode",
+        })
+    }
+
     /// Whether it is somebody's client, which makes and reads records.
     pub fn is_client(&self) -> bool {
         !matches!(self.kind, Kind::Floor | Kind::Bare)
@@ -480,6 +497,21 @@ mod tests {
                 && !waits("krafka", "catch-up", "")
         );
         assert!(waits("ottla", "idle-1000", "LocalEngine") && waits(REFERENCE, "rtt-20", "pooled"));
+    }
+
+    #[test]
+    fn whoever_cannot_has_a_reason() {
+        let why = |peer: &str, scenario: &str| {
+            named(&[peer.into()]).unwrap()[0].why_not(scenario::named(&[scenario.into()]).unwrap()[0])
+        };
+        assert!(why("ottla", "klife-async").is_some_and(|why| why.contains("ottla-lib")));
+        assert!(why("krafka", "catch-up").is_some_and(|why| why.contains("the end")));
+        assert!(why(FLOOR, "paced").is_some() && why(BARE, "telemetry").is_some() && why("rskafka", "mixed").is_some());
+        for (peer, scenario) in
+            [("krafka", "paced"), (BARE, "waited"), ("ottla-lib", "klife-async"), ("ottla", "idle-1000")]
+        {
+            assert_eq!(why(peer, scenario), None, "{peer} {scenario}");
+        }
     }
 
     #[test]

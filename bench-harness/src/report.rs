@@ -6,7 +6,9 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use crate::expected;
+use crate::explained::{self, Explained};
 use crate::fault::Fault;
+use crate::groups::Plan;
 use crate::peer::{BARE, FLOOR, Phase, REFERENCE, WITH_RECORDS};
 use crate::published::Floors;
 use crate::sample::{FIGURES, Sample, figure};
@@ -27,8 +29,29 @@ pub struct Report {
     pub facts: Value,
     /// Peers that may be off their expected ratio, with the reason.
     pub accepted: Vec<(String, String)>,
+    /// The reasons that are kept.
+    pub explained: Explained,
     /// What the floor was when it was last published.
     pub floors: Floors,
+    /// Who was asked for and has no part.
+    pub skipped: Vec<Skipped>,
+    /// Scenarios that ended with a fault, the round of it (from 0), and what it was.
+    pub failed: Vec<(&'static str, u32, String)>,
+}
+
+/// A peer that cannot do a scenario.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    peer: &'static str,
+    scenario: &'static str,
+    why: &'static str,
+}
+
+impl Skipped {
+    /// In words.
+    pub fn text(&self) -> String {
+        format!("{} is left out of {}: {}", self.peer, self.scenario, self.why)
+    }
 }
 
 /// The samples of one scenario, phase, peer and variant, and what they come to.
@@ -211,10 +234,10 @@ impl Report {
             let wake = bare.long.wake_us.filter(|us| *us > 0.0)?;
             Some((p50(own)? - p50(bare)?) / wake)
         });
-        let reason =
+        let accepted =
             || self.accepted.iter().find(|(peer, _)| peer == first.peer.name).map(|(_, reason)| reason.clone());
         if first.peer.name == FLOOR && slower_than(&self.floors, row).is_some() {
-            row.flags.push(Flag::SlowerFloor(reason()));
+            row.flags.push(Flag::SlowerFloor(accepted()));
         }
         if !first.peer.is_client() {
             return;
@@ -233,14 +256,16 @@ impl Report {
         if let Some((found, expected)) = row.to_reference.zip(row.expected)
             && expected::is_off(found.median, expected)
         {
-            row.flags.push(Flag::OffRatio(reason()));
+            let kept = || self.explained.of(row, found.median).map(explained::Line::text);
+            row.flags.push(Flag::OffRatio(accepted().or_else(kept)));
         }
         if first.scenario.workload == Workload::TelemetryPool && step.phase == Phase::Produce {
             row.flags.push(Flag::RssHoldsPool);
         }
     }
 
-    /// The median of what peers put on the wire, or read of it, per record; each with what all do alike.
+    /// The median of what others put on the wire, or read of it, per record; each with what all do alike. Where nobody else
+    /// takes part, of ours.
     fn wire_median(&self, rows: &[Row<'_>], of: &Row<'_>) -> Option<f64> {
         let like = |row: &&Row<'_>| {
             let (one, other) = (row.first, of.first);
@@ -248,8 +273,11 @@ impl Report {
                 && one.step.variant.is_empty()
                 && one.peer.is_client()
         };
-        let wires = rows.iter().filter(like).filter_map(|row| Some(row.of(Sample::wire_bytes_per_message)?.median));
-        Some(Spread::of(wires)?.median)
+        let median = |ours: bool| {
+            let these = rows.iter().filter(like).filter(|row| row.first.peer.is_ours() == ours);
+            Spread::of(these.filter_map(|row| Some(row.of(Sample::wire_bytes_per_message)?.median)))
+        };
+        Some(median(false).or_else(|| median(true))?.median)
     }
 
     fn ratio(&self, row: &Row<'_>, reference: &str, variant: &str) -> Option<Spread> {
@@ -287,9 +315,52 @@ impl Report {
         }))
     }
 
+    /// Notes who of a plan's peers cannot do what of its scenarios.
+    pub fn skip(&mut self, plan: &Plan, say: impl Fn(&Skipped)) {
+        for scenario in &plan.scenarios {
+            for peer in plan.all_peers() {
+                if let Some(why) = peer.why_not(scenario) {
+                    let skipped = Skipped { peer: peer.name, scenario: scenario.name, why };
+                    say(&skipped);
+                    self.skipped.push(skipped);
+                }
+            }
+        }
+    }
+
+    /// What a reader must know beside the rows: who was left out, what failed, which reasons were used, and which are not
+    /// needed any more.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> = self.skipped.iter().map(Skipped::text).collect();
+        let failed = self.failed.iter();
+        notes.extend(failed.map(|(scenario, round, why)| format!("FAILED: {scenario} in round {}: {why}", round + 1)));
+        notes.extend(self.accepted.iter().map(|(peer, reason)| format!("accepted: {peer}: {reason}")));
+        let rows = self.rows();
+        for row in &rows {
+            if let Some(line) = row.to_reference.and_then(|found| self.explained.of(row, found.median))
+                && row.flags.iter().any(|flag| matches!(flag, Flag::OffRatio(_)))
+            {
+                notes.push(format!("explained: {}: {}", off_in_words(row), line.text()));
+            }
+        }
+        notes.extend(self.explained.stale(&rows).map(|line| format!("{line}: it is not off any more: take it out")));
+        notes
+    }
+
+    /// Whether the run may be published: nothing failed, nobody is off without a reason.
+    pub fn check(&self) -> Result<(), Fault> {
+        let ratios = self.check_ratios();
+        if self.failed.is_empty() {
+            return ratios;
+        }
+        let failed: Vec<_> = self.failed.iter().map(|(scenario, _, why)| format!("{scenario}: {why}")).collect();
+        let ratios = ratios.err().map_or(String::new(), |fault| format!("; {}", fault.text()));
+        Err(Fault::Failed(format!("{}{ratios}", failed.join("; "))))
+    }
+
     /// Peers that are off their expected ratio without a reason, and a floor that became slower: such a run is not to be
     /// published.
-    pub fn check_ratios(&self) -> Result<(), Fault> {
+    fn check_ratios(&self) -> Result<(), Fault> {
         let rows = self.rows();
         let mut off: Vec<String> =
             rows.iter().filter(|row| row.flags.contains(&Flag::OffRatio(None))).map(off_in_words).collect();
@@ -302,12 +373,20 @@ impl Report {
         if off.is_empty() {
             return Ok(());
         }
-        Err(Fault::Check(format!("{}; explain with --accept PEER=REASON", off.join("; "))))
+        Err(Fault::Check(format!(
+            "{}; explain in bench-harness/explained.txt or with --accept PEER=REASON",
+            off.join("; ")
+        )))
     }
 
     /// With one object per row.
     pub fn json(&self) -> Value {
         let mut report = self.facts.clone();
+        let skipped = |one: &Skipped| json!({"peer": one.peer, "scenario": one.scenario, "why": one.why});
+        report["skipped"] = self.skipped.iter().map(skipped).collect();
+        let failed = |(scenario, round, why): &(&str, u32, String)| json!({"scenario": scenario, "round": round + 1, "why": why});
+        report["failed"] = self.failed.iter().map(failed).collect();
+        report["notes"] = json!(self.notes());
         report["results"] = json!(self.rows().iter().map(Row::json).collect::<Vec<_>>());
         report
     }
@@ -422,20 +501,32 @@ pub mod tests {
         assert!(report.json()["results"][0].get("ratio_to_franz_go").is_none());
     }
 
+    /// Produce rows of one round that send so many bytes: their percents of the median, and whether that is a warning.
+    fn wires(peers: &[(&str, f64)]) -> Vec<(f64, bool)> {
+        let mut report = Report::default();
+        for (name, wire_bytes) in peers {
+            let mut one = sample(name, Phase::Produce, 0, 0, &[(1_000, 1.0, 1.0)]);
+            one.long.wire_bytes = *wire_bytes;
+            report.samples.push(one);
+        }
+        let percent = |row: &Row<'_>| row.wire_to_median.map_or(0.0, |ratio| (ratio * 100.0).round());
+        report.rows().iter().map(|row| (percent(row), row.flags.contains(&Flag::Wire))).collect()
+    }
+
     #[test]
     fn who_sends_more_than_the_median_peer_is_flagged() {
-        let flags = |ottla: f64, franz: f64| {
-            let mut report = Report::default();
-            for (name, wire_bytes) in [("ottla", ottla), ("franz-go", franz)] {
-                let mut one = sample(name, Phase::Produce, 0, 0, &[(1_000, 1.0, 1.0)]);
-                one.long.wire_bytes = wire_bytes;
-                report.samples.push(one);
-            }
-            report.rows().iter().map(|row| row.flags.contains(&Flag::Wire)).collect::<Vec<_>>()
-        };
+        assert_eq!(wires(&[("ottla", 101.9), ("franz-go", 100.0)]), [(102.0, false), (100.0, false)]);
+        assert_eq!(wires(&[("ottla", 103.0), ("franz-go", 100.0)]), [(103.0, true), (100.0, false)]);
         // The median of two is between them.
-        assert_eq!(flags(103.0, 100.0), [false, false]);
-        assert_eq!(flags(107.0, 100.0), [true, false]);
+        let three = wires(&[("ottla", 102.0), ("franz-go", 98.0), ("java", 102.0)]);
+        assert_eq!(three, [(102.0, false), (98.0, false), (102.0, false)]);
+    }
+
+    #[test]
+    fn the_median_is_of_the_others_unless_there_are_none() {
+        let all = [("ottla", 110.0), ("ottla-lib", 110.0), ("franz-go", 100.0), ("floor", 1.0), ("bare", 1.0)];
+        assert_eq!(wires(&all), [(110.0, true), (110.0, true), (100.0, false), (0.0, false), (0.0, false)]);
+        assert_eq!(wires(&[("ottla", 110.0), ("ottla-lib", 90.0)]), [(110.0, true), (90.0, false)]);
     }
 
     #[test]

@@ -11,17 +11,19 @@ use serde_json::{Value, json};
 
 use crate::broker::{Broker, Proxy};
 use crate::counts::Reader;
+use crate::explained::Explained;
 use crate::fault::Fault;
+use crate::groups::{self, Plan};
 use crate::machine::{self, Cores, cpu_of};
 use crate::peer::{self, FLOOR, Job, Peer, Phase, REFERENCE, Step};
 use crate::published::Floors;
 use crate::report::Report;
 use crate::running::Running;
 use crate::sample::{Sample, Take};
-use crate::scenario::{self, Mode, Place, Scenario};
+use crate::scenario::{Mode, Place, Scenario};
 use crate::sums::sum;
 use crate::workload::{POOL_RECORDS, Workload};
-use crate::{BrokerKind, RunArgs};
+use crate::{BrokerKind, Common};
 
 /// How long a new topic may be unknown to its broker.
 const TOPIC_SECONDS_MAX: Duration = Duration::from_secs(60);
@@ -31,35 +33,51 @@ const SETTLE_SECONDS: u32 = 10;
 /// The sink keeps what is sent to this topic; topics `canned-N` are made of it.
 const CANNED: &str = "canned";
 
-/// What all rounds share.
+/// What all rounds of a plan share.
 struct Race<'a> {
-    args: &'a RunArgs,
+    args: &'a Common,
+    plan: &'a Plan,
     root: &'a Path,
     ottla: &'a Path,
-    broker: Broker,
+    broker: &'a Broker,
     cores: Option<Cores>,
     /// Where the broker is now; it starts on its own core.
-    placed: Cell<Place>,
+    placed: &'a Cell<Place>,
     reader: Reader,
-    /// Peers with their programs.
-    peers: &'a [(&'static Peer, PathBuf)],
+    /// Peers with their programs; guests stand behind the others.
+    peers: Vec<(&'static Peer, &'a Path)>,
     /// Whose records are read.
     source: &'static Peer,
     /// What readers of so many records must come to, as far as it was needed.
-    sums: RefCell<Vec<((Workload, u64), u64)>>,
+    sums: &'a RefCell<Sums>,
 }
 
-/// Builds the peers, starts the broker, runs every round.
-pub fn run(args: &RunArgs) -> Result<Report, Fault> {
-    let scenarios = scenario::named(&args.scenario)?;
-    let peers = peer::named(&args.peers)?;
-    let source = source(&peers, args.read_from.as_deref())?;
+type Sums = Vec<((Workload, u64), u64)>;
+
+/// A broker that runs.
+struct Started {
+    broker: Broker,
+    nodes: u32,
+    /// It has compiled its code.
+    warm: bool,
+    placed: Cell<Place>,
+}
+
+/// Builds the peers, starts the brokers, runs every round of every plan. `keep` is called after every scenario of every
+/// round. A single plan ends with its first fault; of several, a fault costs the scenario it came in.
+pub fn run(args: &Common, plans: &[Plan], keep: &dyn Fn(&Report) -> Result<(), Fault>) -> Result<Report, Fault> {
     let root = root()?;
     let say = |text: &str| say(args, text);
-    let mut built = Vec::new();
-    for peer in peers {
-        say(&format!("building {}", peer.name));
-        built.push((peer, peer.build(&root, args.ottla.as_deref())?));
+    let mut sources = Vec::new();
+    let mut built: Vec<(&'static Peer, PathBuf)> = Vec::new();
+    for plan in plans {
+        sources.push(source(&plan.peers, args.read_from.as_deref())?);
+        for peer in plan.all_peers() {
+            if built.iter().all(|(known, _)| *known != peer) {
+                say(&format!("building {}", peer.name));
+                built.push((peer, peer.build(&root, args.ottla.as_deref())?));
+            }
+        }
     }
     // Topics are made and removed with it even where it does not take part.
     let ottla = match built.iter().find(|(peer, _)| peer.name == "ottla") {
@@ -72,46 +90,132 @@ pub fn run(args: &RunArgs) -> Result<Report, Fault> {
     }
     let broker_core = cores.map(|cores| cores.broker);
     let reader = Reader::find();
-    let load_before = machine::load();
-    let mut report = Report { accepted: args.accept.clone(), ..Report::default() };
-    let mut brokers = Vec::new();
-    for scenarios in by_cluster(&scenarios, args.bootstrap.is_some()) {
-        let broker = match (&args.bootstrap, args.broker) {
-            _ if scenarios[0].nodes == 0 => Broker::sink(&peer::own_program(&root, "sink")?, broker_core)?,
-            (Some(bootstrap), _) => Broker::given(bootstrap, &args.broker_pid),
-            (None, BrokerKind::Kafka) => Broker::kafka(&root, scenarios[0].nodes, broker_core)?,
-            (None, BrokerKind::Embedded) => Broker::embedded(&ottla, broker_core)?,
-        };
-        say(&format!("{} at {}", broker.name, broker.bootstrap));
-        brokers.push(broker.name.clone());
-        let (sums, placed) = (RefCell::default(), Cell::new(Place::Apart));
-        let (root, ottla, peers) = (root.as_path(), ottla.as_path(), built.as_slice());
-        let race = Race { args, root, ottla, broker, cores, placed, reader, peers, source, sums };
-        race.warm_up(&scenarios)?;
-        for round in 0..args.runs {
-            for scenario in &scenarios {
-                race.round(round, scenario, &mut report)?;
+    let mut report = Report { accepted: args.accept.clone(), explained: Explained::read(&root)?, ..Report::default() };
+    report.facts = facts(args, plans, &sources, cores, reader);
+    if plans.iter().flat_map(Plan::all_peers).any(|peer| peer.name == FLOOR) {
+        let runs = root.join("bench-harness/runs");
+        let slopes = plans.iter().all(|plan| plan.messages.len() == 2);
+        report.floors = Floors::read(&runs, &report.facts["machine"]["processor"], slopes)?;
+    }
+    let (sums, mut started, mut brokers) = (RefCell::default(), None::<Started>, Vec::new());
+    for (number, (plan, source)) in (1..).zip(plans.iter().zip(sources)) {
+        let begun = Instant::now();
+        if plans.len() > 1 {
+            let left = groups::seconds(&plans[number - 1..]).div_ceil(60);
+            say(&format!("group {number} of {}, {}: about {left} minutes are left", plans.len(), plan.name));
+        }
+        report.skip(plan, |skipped| say(&skipped.text()));
+        for scenarios in by_cluster(&plan.scenarios, args.bootstrap.is_some()) {
+            let mut failed: Vec<&str> = Vec::new();
+            for round in 0..plan.runs {
+                for scenario in scenarios.iter().copied() {
+                    if failed.contains(&scenario.name) {
+                        continue;
+                    }
+                    let done = (|| {
+                        let ready = match started.take() {
+                            Some(ready) if ready.serves(scenario, args) => ready,
+                            ended => {
+                                drop(ended);
+                                let broker = start(args, &root, &ottla, scenario, broker_core)?;
+                                say(&format!("{} at {}", broker.name, broker.bootstrap));
+                                if !brokers.contains(&broker.name) {
+                                    brokers.push(broker.name.clone());
+                                    report.facts["broker"] = json!(brokers.join("; "));
+                                }
+                                let placed = Cell::new(Place::Apart);
+                                Started { broker, nodes: scenario.nodes, warm: false, placed }
+                            }
+                        };
+                        let programs = plan.all_peers().filter_map(|peer| built.iter().find(|(one, _)| *one == peer));
+                        let race = Race {
+                            args,
+                            plan,
+                            root: &root,
+                            ottla: &ottla,
+                            broker: &ready.broker,
+                            cores,
+                            placed: &ready.placed,
+                            reader,
+                            peers: programs.map(|(peer, program)| (*peer, program.as_path())).collect(),
+                            source,
+                            sums: &sums,
+                        };
+                        if !ready.warm {
+                            race.warm_up(&scenarios)?;
+                        }
+                        race.round(round, scenario, &mut report)?;
+                        started = Some(Started { warm: true, ..ready });
+                        Ok(())
+                    })();
+                    match done {
+                        Ok(()) => {}
+                        Err(fault) if plan.name.is_empty() => return Err(fault),
+                        // The broker that was there is gone by now, with all that lay in it.
+                        Err(fault) => {
+                            say(&format!("{} failed: {}", scenario.name, fault.text()));
+                            failed.push(scenario.name);
+                            report.failed.push((scenario.name, round, fault.text().to_owned()));
+                        }
+                    }
+                    report.facts["machine"]["load_after"] = json!(machine::load());
+                    keep(&report)?;
+                }
             }
         }
+        if let Some(group) = report.facts["groups"].get_mut(number - 1) {
+            group["seconds"] = json!(begun.elapsed().as_secs());
+        }
     }
+    report.facts["complete"] = json!(report.failed.is_empty());
+    Ok(report)
+}
+
+/// What a report begins with; what is not known before the end is added as it comes.
+fn facts(args: &Common, plans: &[Plan], sources: &[&'static Peer], cores: Option<Cores>, reader: Reader) -> Value {
     let mut machine = machine::facts();
-    if args.peers.iter().any(|peer| peer == FLOOR) {
-        let runs = root.join("bench-harness/runs");
-        report.floors = Floors::read(&runs, &machine["processor"], args.messages.len() == 2)?;
-    }
-    machine["load_before"] = json!(load_before);
-    machine["load_after"] = json!(machine::load());
+    machine["load_before"] = json!(machine::load());
     machine["client_core"] = json!(cores.map(|cores| cores.client));
     machine["broker_core"] = json!(cores.map(|cores| cores.broker));
-    report.facts = json!({
+    let mut facts = json!({
         "machine": machine,
-        "broker": brokers.join("; "),
-        "runs": args.runs,
-        "messages": args.messages,
-        "read_from": source.name,
+        "broker": "",
+        "runs": if plans.len() == 1 { plans[0].runs } else { args.runs },
+        "messages": plans.iter().map(|plan| &plan.messages).max_by_key(|counts| counts.iter().max()),
+        "read_from": sources.first().map(|source| source.name),
         "counts_checked_by": reader.name(),
+        "complete": false,
     });
-    Ok(report)
+    let of_group = |plan: &Plan| {
+        json!({
+            "group": plan.name,
+            "scenarios": plan.scenarios.iter().map(|scenario| scenario.name).collect::<Vec<_>>(),
+            "peers": plan.peers.iter().map(|peer| peer.name).collect::<Vec<_>>(),
+            "once": plan.guests.iter().map(|peer| peer.name).collect::<Vec<_>>(),
+            "messages": plan.messages,
+            "runs": plan.runs,
+        })
+    };
+    if plans.iter().any(|plan| !plan.name.is_empty()) {
+        facts["groups"] = plans.iter().map(of_group).collect();
+    }
+    facts
+}
+
+impl Started {
+    /// Brokers that are given stand for all but the sink.
+    fn serves(&self, scenario: &Scenario, args: &Common) -> bool {
+        self.nodes == scenario.nodes || (args.bootstrap.is_some() && self.nodes > 0 && scenario.nodes > 0)
+    }
+}
+
+fn start(args: &Common, root: &Path, ottla: &Path, scenario: &Scenario, core: Option<usize>) -> Result<Broker, Fault> {
+    match (&args.bootstrap, args.broker) {
+        _ if scenario.nodes == 0 => Broker::sink(&peer::own_program(root, "sink")?, core),
+        (Some(bootstrap), _) => Ok(Broker::given(bootstrap, &args.broker_pid)),
+        (None, BrokerKind::Kafka) => Broker::kafka(root, scenario.nodes, core),
+        (None, BrokerKind::Embedded) => Broker::embedded(ottla, core),
+    }
 }
 
 /// One cluster runs at a time: the scenarios of each, in the order of their first ones. Brokers that are given stand for all
@@ -151,7 +255,7 @@ fn root() -> Result<PathBuf, Fault> {
         .ok_or_else(|| Fault::Failed("run it inside the repository: ci/kafka is not found".into()))
 }
 
-fn say(args: &RunArgs, text: &str) {
+fn say(args: &Common, text: &str) {
     if !args.quiet {
         eprintln!("bench-harness: {text}");
     }
@@ -166,7 +270,7 @@ impl Race<'_> {
         let sends = |scenario: &&&Scenario| !matches!(scenario.mode, Mode::Idle(_)) && self.args.warm_up > 0;
         let Some(scenario) = scenarios.iter().find(sends) else { return Ok(()) };
         say(self.args, &format!("warming up with {} records", self.args.warm_up));
-        let Some((peer, program)) = self.peers.iter().find(|(peer, _)| peer.is_client()) else { return Ok(()) };
+        let Some(&(peer, program)) = self.peers.iter().find(|(peer, _)| peer.is_client()) else { return Ok(()) };
         let (topic, scenario) = (format!("warm-{}", std::process::id()), &scenario.plain());
         self.create(scenario, &topic)?;
         let messages = self.args.warm_up;
@@ -188,7 +292,7 @@ impl Race<'_> {
         let (bootstrap, topic) = (&self.broker.bootstrap, CANNED);
         self.take(
             writer.0,
-            &writer.1,
+            writer.1,
             write,
             Job { bootstrap, topic, messages: POOL_RECORDS, seconds: None, scenario },
         )?;
@@ -201,15 +305,19 @@ impl Race<'_> {
         let core = self.cores.map(|cores| cores.broker);
         let proxy = (scenario.rtt_ms > 0).then(|| self.broker.proxy(self.ottla, scenario.rtt_ms, core)).transpose()?;
         // The order turns, so that nobody always comes first.
-        let mut order: Vec<_> = self.peers.iter().collect();
+        let mut order = self.peers.clone();
+        let guests = order.split_off(self.plan.peers.len());
         let turn = round as usize % order.len();
         order.rotate_left(turn);
+        if round == 0 {
+            order.extend(guests);
+        }
         let mut kept = Vec::new();
         for phase in scenario.phases().iter().copied() {
             // Variants take turns too: one of each peer after the other.
             let steps_most = order.iter().map(|(peer, _)| peer.steps.len()).max().unwrap_or(0);
             for place in 0..steps_most {
-                for (peer, program) in &order {
+                for (peer, program) in order.iter().copied() {
                     let steps =
                         peer.steps.iter().filter(|step| step.phase == phase && (self.args.aside || !step.aside));
                     let Some(step) = steps.clone().nth(place).filter(|step| peer.takes_part(step, scenario)) else {
@@ -229,7 +337,7 @@ impl Race<'_> {
                         &format!(
                             "round {} of {}: {} {phase} {} {}: {cpu:.3} us CPU a {unit}, {rate:.0} {unit}s/s",
                             round + 1,
-                            self.args.runs,
+                            self.plan.runs,
                             scenario.name,
                             peer.name,
                             step.variant,
@@ -247,7 +355,7 @@ impl Race<'_> {
         let Run { scenario, peer, program, step, .. } = *run;
         let writes = step.phase == Phase::Produce && peer.has_broker();
         let mut takes = Vec::new();
-        for (messages, seconds) in scenario.lengths(&self.args.messages) {
+        for (messages, seconds) in scenario.lengths(&self.plan.messages) {
             let topic =
                 if step.phase == Phase::Produce { run.topic(messages) } else { run.source(self.source, messages) };
             if writes {
@@ -284,7 +392,7 @@ impl Race<'_> {
         let (plain, limit) = (scenario.plain(), u64::from(rate) * self.args.timeout_seconds);
         let paced = Scenario { mode: Mode::Paced(rate), linger_ms: 5, ..plain };
         let mut takes = Vec::new();
-        for (messages, seconds) in scenario.lengths(&self.args.messages) {
+        for (messages, seconds) in scenario.lengths(&self.plan.messages) {
             let topic = run.topic(messages);
             self.create(scenario, &topic)?;
             let job = Job { bootstrap: &self.broker.bootstrap, topic: &topic, messages, seconds, scenario };
@@ -328,7 +436,7 @@ impl Race<'_> {
             points.push((u64::from(at), reader.cpu()?, started.elapsed(), self.broker.cpu()));
         }
         let (writer, write) = self.writer()?;
-        self.take(writer.0, &writer.1, write, job)?;
+        self.take(writer.0, writer.1, write, job)?;
         let said = reader.output(Duration::from_secs(self.args.timeout_seconds))?.0;
         let (take, settings) = self.read(peer, step, job, &what, &said, None)?;
         self.delete(scenario, topic)?;
@@ -342,8 +450,8 @@ impl Race<'_> {
     }
 
     /// Somebody who writes what others read.
-    fn writer(&self) -> Result<(&(&'static Peer, PathBuf), &'static Step), Fault> {
-        let writer = self.peers.iter().find(|(peer, _)| peer.name == self.source.name);
+    fn writer(&self) -> Result<((&'static Peer, &Path), &'static Step), Fault> {
+        let writer = self.peers.iter().copied().find(|(peer, _)| peer.name == self.source.name);
         let step = self.source.steps.iter().find(|step| step.phase == Phase::Produce);
         writer.zip(step).ok_or_else(|| Fault::Usage(format!("{} does not write", self.source.name)))
     }
@@ -540,6 +648,7 @@ impl Run<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario;
 
     #[test]
     fn all_read_what_franz_go_wrote_unless_told_otherwise() {

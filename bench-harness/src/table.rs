@@ -115,10 +115,11 @@ pub fn rules(report: &Report) -> Vec<String> {
     };
     vec![
         format!(
-            "{} records (fewer where a scenario says so), {} rounds, peers in turn; {}; counts by {}; all read what {} \
+            "{} records (fewer where a scenario or a group says so), {} rounds{}, peers in turn; {}; counts by {}; all read what {} \
              wrote, and the sum over every key, value and header is checked",
             messages.join(" and "),
             facts["runs"],
+            if facts["groups"].is_array() { " at most" } else { "" },
             fact(&facts["broker"]),
             fact(&facts["counts_checked_by"]),
             fact(&facts["read_from"]),
@@ -189,9 +190,8 @@ impl Report {
             self.rows().into_iter().partition(|row| matches!(row.first.scenario.mode, Mode::Sink(_)));
         let real = if real.is_empty() { String::new() } else { format!("{}\n", table_of(&real)) };
         let sink = if sink.is_empty() { String::new() } else { format!("{SINK}:\n{}\n", table_of(&sink)) };
-        let accepted: String =
-            self.accepted.iter().map(|(peer, reason)| format!("accepted: {peer}: {reason}\n")).collect();
-        format!("{real}{sink}{}\n{accepted}", rules(self).join(".\n"))
+        let notes: String = self.notes().into_iter().map(|note| note + "\n").collect();
+        format!("{real}{sink}{}\n{notes}", rules(self).join(".\n"))
     }
 }
 
