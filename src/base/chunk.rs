@@ -6,8 +6,14 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-/// The sizes a pool keeps, in bytes. A request for more gets an exact, unpooled chunk.
+/// What streams and batches grow by as they fill, in bytes.
 pub const CHUNK_SIZES: [usize; 3] = [4 << 10, 16 << 10, 64 << 10];
+/// The sizes a pool keeps, in bytes: those, what holds a batch's header, and what wastes less where a size is known. A request
+/// for more gets an exact, unpooled chunk.
+const SHELVES: [usize; 6] = [64, 4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10];
+
+/// What is kept when no chunk is out, in bytes.
+const KEPT_AT_REST_BYTES: usize = 4 << 20;
 
 /// A shard's pool of chunks, with a count of what is out.
 #[derive(Clone, Debug)]
@@ -15,31 +21,31 @@ pub struct ChunkPool(Rc<RefCell<Shelves>>);
 
 #[derive(Debug)]
 struct Shelves {
-    free: [Vec<Box<[u8]>>; 3],
+    free: [Vec<Box<[u8]>>; SHELVES.len()],
     kept_bytes: usize,
-    keep_bytes_max: usize,
+    bytes_max: usize,
     out_bytes: usize,
 }
 
 impl ChunkPool {
-    /// A pool that keeps at most `keep_bytes_max` bytes of free chunks for reuse; what comes back beyond that is freed.
-    pub fn new(keep_bytes_max: usize) -> Self {
-        let free = [Vec::new(), Vec::new(), Vec::new()];
-        Self(Rc::new(RefCell::new(Shelves { free, kept_bytes: 0, keep_bytes_max, out_bytes: 0 })))
+    /// A pool that keeps free chunks for reuse as long as all its chunks, those that are out included, take at most
+    /// `bytes_max` bytes, and 4 MiB when none is out; what comes back beyond that is freed.
+    pub fn new(bytes_max: usize) -> Self {
+        Self(Rc::new(RefCell::new(Shelves { free: Default::default(), kept_bytes: 0, bytes_max, out_bytes: 0 })))
     }
 
     /// An empty chunk with room for at least `size` bytes.
     pub fn take(&self, size: usize) -> Chunk {
         let mut shelves = self.0.borrow_mut();
-        let memory = match CHUNK_SIZES.iter().position(|kept| *kept >= size) {
+        let memory = match SHELVES.iter().position(|kept| *kept >= size) {
             Some(shelf) => match shelves.free[shelf].pop() {
                 Some(memory) => {
                     shelves.kept_bytes -= memory.len();
                     memory
                 }
-                None => vec![0; CHUNK_SIZES[shelf]].into_boxed_slice(),
+                None => shelves.make(SHELVES[shelf]),
             },
-            None => vec![0; size].into_boxed_slice(),
+            None => shelves.make(size),
         };
         shelves.out_bytes += memory.len();
         Chunk { memory, len: 0, pool: Rc::downgrade(&self.0) }
@@ -53,6 +59,25 @@ impl ChunkPool {
     /// Bytes of free chunks kept for reuse.
     pub fn kept_bytes(&self) -> usize {
         self.0.borrow().kept_bytes
+    }
+}
+
+impl Shelves {
+    /// New memory, in place of what is kept in other sizes where there would be too much.
+    #[cold]
+    fn make(&mut self, size: usize) -> Box<[u8]> {
+        self.keep(self.bytes_max.saturating_sub(self.out_bytes + size));
+        vec![0; size].into_boxed_slice()
+    }
+
+    /// Frees what is kept beyond `bytes`, the largest first.
+    fn keep(&mut self, bytes: usize) {
+        for shelf in self.free.iter_mut().rev() {
+            while self.kept_bytes > bytes {
+                let Some(memory) = shelf.pop() else { break };
+                self.kept_bytes -= memory.len();
+            }
+        }
     }
 }
 
@@ -123,10 +148,13 @@ impl Drop for Chunk {
         let memory = std::mem::take(&mut self.memory);
         let mut shelves = pool.borrow_mut();
         shelves.out_bytes -= memory.len();
-        let Some(shelf) = CHUNK_SIZES.iter().position(|kept| *kept == memory.len()) else { return };
-        if shelves.kept_bytes + memory.len() <= shelves.keep_bytes_max {
+        let Some(shelf) = SHELVES.iter().position(|kept| *kept == memory.len()) else { return };
+        if shelves.kept_bytes + shelves.out_bytes + memory.len() <= shelves.bytes_max {
             shelves.kept_bytes += memory.len();
             shelves.free[shelf].push(memory);
+        }
+        if shelves.out_bytes == 0 {
+            shelves.keep(KEPT_AT_REST_BYTES);
         }
     }
 }
@@ -176,7 +204,7 @@ mod tests {
     #[test]
     fn a_chunk_comes_back_when_the_last_piece_goes() {
         let pool = ChunkPool::new(1 << 20);
-        let mut chunk = pool.take(5_000);
+        let mut chunk = pool.take(9_000);
         assert_eq!(chunk.capacity(), 16 << 10);
         assert_eq!(chunk.put(b"abc"), 3);
         let piece = Piece::whole(chunk);
@@ -199,9 +227,33 @@ mod tests {
 
     #[test]
     fn a_pool_keeps_no_more_than_it_may() {
-        let pool = ChunkPool::new(4 << 10);
-        let (a, b) = (pool.take(1), pool.take(1));
-        drop((a, b));
-        assert_eq!(pool.kept_bytes(), 4 << 10);
+        let pool = ChunkPool::new(12 << 10);
+        let (a, b, c) = (pool.take(4 << 10), pool.take(4 << 10), pool.take(8 << 10));
+        drop(a);
+        assert_eq!((pool.out_bytes(), pool.kept_bytes()), (12 << 10, 0), "16 KiB were out");
+        drop(c);
+        assert_eq!((pool.out_bytes(), pool.kept_bytes()), (4 << 10, 8 << 10));
+        // Another size takes the place of what is kept.
+        let d = pool.take(4 << 10);
+        assert_eq!((pool.out_bytes(), pool.kept_bytes()), (8 << 10, 0));
+        drop((b, d));
+        assert_eq!((pool.out_bytes(), pool.kept_bytes()), (0, 8 << 10));
+    }
+
+    #[test]
+    fn a_pool_at_rest_keeps_little() {
+        let pool = ChunkPool::new(32 << 20);
+        let mut out: Vec<_> = (0..128).map(|_| pool.take(64 << 10)).collect();
+        out.truncate(1);
+        assert_eq!(pool.kept_bytes(), 127 * (64 << 10));
+        drop(out);
+        assert_eq!((pool.out_bytes(), pool.kept_bytes()), (0, KEPT_AT_REST_BYTES));
+    }
+
+    #[test]
+    fn chunks_are_little_larger_than_asked() {
+        let pool = ChunkPool::new(0);
+        let sizes = [1, 61, 65, 4_097, 10_000, 20_000, 65_536, 70_000].map(|size| pool.take(size).capacity());
+        assert_eq!(sizes, [64, 64, 4_096, 8_192, 16_384, 32_768, 65_536, 70_000]);
     }
 }

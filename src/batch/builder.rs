@@ -246,8 +246,8 @@ impl BatchBuilder {
                 return;
             }
             if raw.filled().len() == raw.capacity() {
-                // 4, 16, 64 KiB: the block's chunk moves up as it fills.
-                let mut larger = self.pool.take(raw.capacity() + 1);
+                // 4, 16, 32, 64 KiB: the block's chunk moves up as it fills.
+                let mut larger = self.pool.take((2 * raw.capacity()).max(CHUNK_SIZES[1]));
                 larger.put(raw.filled());
                 *raw = larger;
             }

@@ -36,6 +36,15 @@ impl Chain {
         }
     }
 
+    /// Before the first byte: `bytes` are known to come, up to the largest chunk into one that is little larger.
+    #[cfg_attr(not(feature = "lz4"), allow(dead_code))]
+    pub(crate) fn begin_with(&mut self, bytes: usize, pool: &ChunkPool) {
+        debug_assert!(self.open.is_none() && self.done.is_empty(), "there are bytes already");
+        let chunk = pool.take(bytes.min(CHUNK_SIZES[CHUNK_SIZES.len() - 1]));
+        self.memory_bytes += chunk.capacity();
+        self.open = Some(chunk);
+    }
+
     /// Has `write` fill the front of at least `room` unwritten bytes of the open chunk. False: there are not so many.
     #[inline]
     pub(crate) fn fill(&mut self, room: usize, write: impl FnOnce(&mut [u8]) -> usize) -> bool {

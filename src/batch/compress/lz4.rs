@@ -49,19 +49,21 @@ impl Default for Compressor {
 
 impl Compressor {
     pub(super) fn block(&mut self, raw: &[u8], wire: &mut Chain, pool: &ChunkPool) {
+        let compressed = match compress_into_with_table(raw, &mut self.scratch, &mut self.table) {
+            Ok(len) if len < raw.len() => Some(&self.scratch[..len]),
+            _ => None,
+        };
+        let (word, bytes) = match compressed {
+            Some(bytes) => (bytes.len() as u32, bytes),
+            None => (raw.len() as u32 | STORED, raw),
+        };
         if wire.len() == 0 {
+            // Most batches of many partitions are one block.
+            wire.begin_with(FRAME_BYTES + 4 + bytes.len(), pool);
             wire.put(&FRAME_HEADER, pool);
         }
-        match compress_into_with_table(raw, &mut self.scratch, &mut self.table) {
-            Ok(len) if len < raw.len() => {
-                wire.put(&(len as u32).to_le_bytes(), pool);
-                wire.put(&self.scratch[..len], pool);
-            }
-            _ => {
-                wire.put(&(raw.len() as u32 | STORED).to_le_bytes(), pool);
-                wire.put(raw, pool);
-            }
-        }
+        wire.put(&word.to_le_bytes(), pool);
+        wire.put(bytes, pool);
     }
 }
 
