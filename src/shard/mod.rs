@@ -210,8 +210,8 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             seed,
         } = parts;
         let mut rng = Rng::new(seed);
-        // A batch is recycled as soon as it is acknowledged; what is kept beyond that serves nobody.
-        let pool = ChunkPool::new(settings.buffer_memory.min(4 << 20));
+        // While records flow, memory of acknowledged batches is that of the next ones: new memory costs more than a batch.
+        let pool = ChunkPool::new(settings.buffer_memory);
         let retry_backoff = BackoffRange { first: settings.retry_backoff, max: settings.retry_backoff_max };
         let produce = ProduceSettings {
             request_timeout: settings.request_timeout,
@@ -434,7 +434,9 @@ impl<C: Clock> Core<C> {
         }
         self.budget.expire(now);
         // A stopping shard lingers no longer, nor one whose senders wait for memory.
-        if self.stopping.is_some() || self.budget.is_pressed() {
+        if self.stopping.is_some() {
+            self.produce.hasten();
+        } else if self.budget.is_pressed() {
             self.produce.pressure();
         }
         self.budget.held_up(&mut self.held_up);

@@ -215,19 +215,50 @@ impl Produce {
         }
     }
 
-    /// Senders wait for memory: nothing lingers any longer (d1-23).
-    pub fn pressure(&mut self) {
+    /// Nothing lingers any longer: the shard stops.
+    pub fn hasten(&mut self) {
         self.flush_unplaced();
         for ix in 0..self.parts.len() {
             self.make_due(PartIx(ix as u32));
         }
     }
 
+    /// Senders wait for memory: nothing lingers any longer (d1-23), but for brokers whose answers will bring memory back
+    /// anyway. Many small requests there would cost more and bring nothing sooner.
+    pub fn pressure(&mut self) {
+        self.flush_unplaced();
+        let idle = |broker: &Broker| broker.in_flight < PRESSED_IN_FLIGHT_MAX && !broker.open.is_empty();
+        let mut after = std::ops::Bound::Unbounded;
+        while let Some((id, broker)) = self.brokers.range_mut((after, std::ops::Bound::Unbounded)).next() {
+            let id = *id;
+            after = std::ops::Bound::Excluded(id);
+            if idle(broker) {
+                self.make_all_due(id);
+            }
+        }
+    }
+
+    /// All open batches of a broker are due.
+    fn make_all_due(&mut self, broker: BrokerId) {
+        let Some(found) = self.brokers.get_mut(&broker) else { return };
+        let open = std::mem::take(&mut found.open);
+        for ix in &open {
+            self.make_due(*ix);
+        }
+        if let Some(found) = self.brokers.get_mut(&broker) {
+            found.open = open;
+        }
+    }
+
     /// As [`Produce::pressure`], for a partition that holds more than its part of the memory.
     pub fn pressure_on(&mut self, tp: Tp) {
-        let twins = self.topics.get(&tp.topic).map_or(&[][..], |topic| &topic.parts);
-        let twins: Vec<PartIx> = twins.iter().copied().filter(|ix| self.parts[ix.0 as usize].tp == tp).collect();
-        twins.into_iter().for_each(|ix| self.make_due(ix));
+        for producer in 0..self.producers.len() {
+            let Some(ix) = self.index.get(&(ProducerIx(producer as u16), tp)).copied() else { continue };
+            let broker = self.parts[ix.0 as usize].leader.and_then(|leader| self.brokers.get(&leader));
+            if broker.is_none_or(|broker| broker.in_flight < PRESSED_IN_FLIGHT_MAX) {
+                self.make_due(ix);
+            }
+        }
     }
 
     pub(super) fn make_due(&mut self, ix: PartIx) {
@@ -274,13 +305,8 @@ impl Produce {
             }
             let leader = part.leader;
             self.make_due(ix);
-            let Some(broker) = leader.and_then(|leader| self.brokers.get_mut(&leader)) else { continue };
-            let open = std::mem::take(&mut broker.open);
-            for other in &open {
-                self.make_due(*other);
-            }
-            if let Some(broker) = leader.and_then(|leader| self.brokers.get_mut(&leader)) {
-                broker.open = open;
+            if let Some(leader) = leader {
+                self.make_all_due(leader);
             }
         }
     }

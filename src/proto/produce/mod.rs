@@ -54,6 +54,8 @@ use partition::Partition;
 pub const IDEMPOTENT_IN_FLIGHT_MAX: u32 = 5;
 /// A batch that somebody waits for goes out beside other requests once it has this many bytes (design §3.2).
 const URGENT_BYTES: usize = 16 << 10;
+/// With fewer requests on their way to a broker, senders that wait for memory end the linger of its batches.
+const PRESSED_IN_FLIGHT_MAX: u32 = 2;
 /// An open batch is sealed after this part of `delivery.timeout.ms` even if nobody can take it: a batch expires as a whole,
 /// counted from its first record, and later ones must not lose more of their time than that.
 const OPEN_PART_OF_TIMEOUT: u32 = 8;

@@ -191,6 +191,42 @@ fn r08_memory_pressure_ends_linger() {
 }
 
 #[test]
+fn r08_batches_grow_while_answers_will_bring_memory_back() {
+    let mut rig = Rig::new(lingering(1_000));
+    // Past the first batch of each partition, which goes alone.
+    for partition in 0..4 {
+        rig.send(partition, "a");
+    }
+    rig.produce.pressure();
+    let sent = rig.call(B1).unwrap();
+    rig.accept(&sent);
+    let mut on_their_way = Vec::new();
+    for partition in 0..2 {
+        rig.send(partition, "b");
+        rig.produce.pressure();
+        on_their_way.push(rig.call(B1).unwrap());
+    }
+    rig.send(2, "c");
+    rig.send(3, "c");
+    rig.produce.pressure();
+    rig.produce.pressure_on(tp(2));
+    assert!(rig.call(B1).is_none(), "two requests are on their way");
+    rig.accept(&on_their_way.remove(0));
+    rig.produce.pressure_on(tp(2));
+    assert_eq!(rig.call(B1).unwrap().parts().len(), 1);
+    rig.accept(&on_their_way.remove(0));
+    rig.produce.pressure();
+    assert_eq!(rig.call(B1).unwrap().parts().len(), 1);
+    // A shard that stops waits for nothing.
+    rig.send(0, "d");
+    rig.send(1, "d");
+    rig.produce.pressure();
+    assert!(rig.call(B1).is_none());
+    rig.produce.hasten();
+    assert_eq!(rig.call(B1).unwrap().parts().len(), 2);
+}
+
+#[test]
 fn d1_22_flush_ends_linger_for_all_partitions() {
     let mut rig = Rig::new(lingering(1_000));
     (0..4).for_each(|partition| rig.send(partition, "a"));
