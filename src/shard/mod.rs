@@ -17,6 +17,7 @@
 //! looked at every queue again; every record that entered a lane ends in one outcome, also when the shard is told to stop;
 //! a panic ends the shard, its handles find their lanes closed, and what was pending counts as unknown.
 
+mod events;
 mod fetch;
 mod lanes;
 mod link;
@@ -24,7 +25,6 @@ mod near;
 mod place;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -43,15 +43,13 @@ use crate::mesh::{
 };
 use crate::net::{ConnectSettings, HostPort};
 use crate::proto::cluster::{Snapshot, TopicNames, TopicState};
-use crate::proto::connection::{
-    Call, ConnectionSettings, Failure, Reply, ReplyMode, ReplyPart, Sink, Then, Versions, Written,
-};
+use crate::proto::connection::{Call, ConnectionSettings, ReplyMode};
 use crate::proto::produce::{Action, CallIx, Ident, LeaderFact, Outcome, Produce, ProduceSettings, Run, Settle, Stale};
-use crate::ring::{Backend, Events, Landing, SendChain, Sock, SocketOptions, Wait};
+use crate::ring::{Backend, Sock, SocketOptions, Wait};
 use crate::telemetry::{ShardCounters, ShardStats};
-use crate::wire::messages::ProduceResponse;
-use crate::wire::{ApiKey, ErrorCode, Message, Reader};
-use fetch::{FetchLanes, LANDING_BYTES_MIN};
+use crate::wire::{ApiKey, ErrorCode};
+use events::LinkSink;
+use fetch::FetchLanes;
 pub use lanes::InPlace;
 use lanes::Lanes;
 use link::{Link, Need, Role};
@@ -778,122 +776,5 @@ impl<C: Clock> Core<C> {
         if served {
             link.on_served();
         }
-    }
-}
-
-impl<C: Clock> Events for Core<C> {
-    fn connected(&mut self, sock: Sock) {
-        self.with_link(sock, |now, link, _, _| link.on_connected(now));
-    }
-
-    fn data(&mut self, sock: Sock, bytes: &[u8]) {
-        self.with_link(sock, |now, link, sink, _| link.connection.on_received(now, bytes, sink));
-    }
-
-    fn landing(&mut self, sock: Sock) -> Option<Landing> {
-        let link = self.by_sock.get(&sock).and_then(|at| self.links.get(*at))?;
-        let Role::Fetch(consumer) = link.role else { return None };
-        let rest = link.connection.body_rest();
-        if rest < LANDING_BYTES_MIN { None } else { self.fetch.lend((consumer, link.broker), rest) }
-    }
-
-    fn landed(&mut self, sock: Sock, landing: Landing, count: usize) {
-        self.with_link(sock, |now, link, sink, _| {
-            if let Role::Fetch(consumer) = link.role {
-                sink.fetch.restore((consumer, link.broker), landing.memory);
-            }
-            if count > 0 {
-                link.connection.on_landed(now, count, sink);
-            }
-        });
-    }
-
-    fn sent(&mut self, sock: Sock, chain: SendChain) {
-        self.with_link(sock, |now, link, sink, _| {
-            link.give_back(chain);
-            link.connection.on_sent(now, sink);
-        });
-    }
-
-    fn closed(&mut self, sock: Sock, why: io::Error, _unsent: Option<SendChain>, written: usize) {
-        let mut failed = None;
-        self.with_link(sock, |now, link, sink, rng| {
-            let cause = link.connection.end_of(&why);
-            link.connection.on_closed(&why, written, sink);
-            if link.on_gone(now, &cause, rng) {
-                failed = Some((link.broker, link.trouble()));
-            }
-        });
-        self.by_sock.remove(&sock);
-        if let Some((broker, why)) = failed {
-            self.link_failures += 1;
-            tracing::debug!(broker = broker.0, %why, "a link failed");
-            self.report(ShardEvent::LinkFailed { shard: self.shard, broker, why });
-        }
-    }
-}
-
-/// Where a link's replies go.
-struct LinkSink<'a> {
-    now: Time,
-    ready: bool,
-    /// What the link is for was answered.
-    served: bool,
-    role: Role,
-    broker: BrokerId,
-    fetch: &'a mut FetchLanes,
-    produce: &'a mut Produce,
-    topics: &'a TopicNames,
-    settled: &'a mut Settlements,
-}
-
-fn call_of(tag: u64) -> CallIx {
-    CallIx(u32::try_from(tag).unwrap_or(u32::MAX))
-}
-
-impl Sink for LinkSink<'_> {
-    fn ready(&mut self, _: &Versions) {
-        self.ready = true;
-    }
-
-    fn reply(&mut self, reply: Reply<'_>) -> Then {
-        if let Role::Fetch(consumer) = self.role {
-            return self.fetch.on_reply(self.now, consumer, self.broker, &reply);
-        }
-        let call = call_of(reply.tag);
-        match ProduceResponse::decode(reply.version, &mut Reader::new(reply.body)) {
-            Ok(answer) => {
-                self.served = true;
-                self.produce.on_answer(self.now, call, &answer, self.topics, self.settled);
-                Then::Throttle(answer.throttle_time_ms)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a Produce answer that cannot be decoded");
-                self.produce.on_lost(self.now, call, true, self.settled);
-                Then::Kill("a Produce answer that cannot be decoded")
-            }
-        }
-    }
-
-    fn reply_part(&mut self, part: ReplyPart<'_>) -> Then {
-        if let Role::Fetch(consumer) = self.role {
-            let then = self.fetch.on_part(self.now, consumer, self.broker, &part);
-            self.served |= part.is_last() && !matches!(then, Then::Kill(_));
-            return then;
-        }
-        // Produce replies come whole.
-        self.produce.on_lost(self.now, call_of(part.tag), true, self.settled);
-        Then::Kill("a reply in parts that nobody asked for")
-    }
-
-    fn written(&mut self, tag: u64, _: ApiKey) {
-        self.produce.on_written(self.now, call_of(tag), self.settled);
-    }
-
-    fn failed(&mut self, failure: Failure<'_>) {
-        if let Role::Fetch(consumer) = self.role {
-            return self.fetch.on_failed(self.now, consumer, self.broker, &failure);
-        }
-        self.produce.on_lost(self.now, call_of(failure.tag), failure.written == Written::Maybe, self.settled);
     }
 }
