@@ -55,15 +55,22 @@ pub trait Clock {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
-impl Clock for SystemClock {
-    fn now(&self) -> Now {
+impl SystemClock {
+    /// Only the monotonic one.
+    pub fn mono(self) -> Time {
         use std::sync::OnceLock;
-        use std::time::{Instant, SystemTime, UNIX_EPOCH};
+        use std::time::Instant;
         static ORIGIN: OnceLock<Instant> = OnceLock::new();
         let origin = *ORIGIN.get_or_init(Instant::now);
-        let mono = Time(u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        Time(u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Now {
+        use std::time::{SystemTime, UNIX_EPOCH};
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono, wall_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX) }
+        Now { mono: self.mono(), wall_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX) }
     }
 }
 

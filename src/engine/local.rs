@@ -245,7 +245,8 @@ impl Waiting for Driver {
         let mut context = Context::from_waker(&self.waker);
         loop {
             self.bell.notified.store(false, Ordering::SeqCst);
-            let now = clock.now().mono;
+            // The clock is read before the poll: late enough means that the poll after it was the last one owed.
+            let now = if deadline == Time::NEVER { Time::ZERO } else { clock.now().mono };
             if let Poll::Ready(value) = poll(&mut context) {
                 return Some(value);
             }

@@ -17,10 +17,12 @@ use crate::wire::{ApiKey, Message, Reader};
 
 impl<C: Clock> Events for Core<C> {
     fn connected(&mut self, sock: Sock) {
+        self.stirred = true;
         self.with_link(sock, |now, link, _, _| link.on_connected(now));
     }
 
     fn data(&mut self, sock: Sock, bytes: &[u8]) {
+        self.stirred = true;
         self.with_link(sock, |now, link, sink, _| link.connection.on_received(now, bytes, sink));
     }
 
@@ -32,6 +34,7 @@ impl<C: Clock> Events for Core<C> {
     }
 
     fn landed(&mut self, sock: Sock, landing: Landing, count: usize) {
+        self.stirred = true;
         self.with_link(sock, |now, link, sink, _| {
             if let Role::Fetch(consumer) = link.role {
                 sink.fetch.restore((consumer, link.broker), landing.memory);
@@ -43,13 +46,16 @@ impl<C: Clock> Events for Core<C> {
     }
 
     fn sent(&mut self, sock: Sock, chain: SendChain) {
+        let mut goes_on = false;
         self.with_link(sock, |now, link, sink, _| {
             link.give_back(chain);
-            link.connection.on_sent(now, sink);
+            goes_on = link.connection.on_sent(now, sink);
         });
+        self.stirred |= goes_on;
     }
 
     fn closed(&mut self, sock: Sock, why: io::Error, _unsent: Option<SendChain>, written: usize) {
+        self.stirred = true;
         let mut failed = None;
         self.with_link(sock, |now, link, sink, rng| {
             let cause = link.connection.end_of(&why);

@@ -179,6 +179,10 @@ struct Core<C> {
     /// What ends the records that are left then.
     end_reason: Reason,
     ending: bool,
+    /// Something was handed to the backend in this turn.
+    written: bool,
+    /// The backend told of something that there is work to do for: of more than the end of a write that waits for its answer.
+    stirred: bool,
     head: Vec<u8>,
     facts: Vec<LeaderFact>,
     met: Vec<TopicIx>,
@@ -250,6 +254,8 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             stopping: None,
             end_reason: Reason::Closed,
             ending: false,
+            written: false,
+            stirred: false,
             head: Vec::new(),
             facts: Vec::new(),
             met: Vec::new(),
@@ -284,6 +290,14 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             busy = taken + 1 == COMMANDS_PER_TURN;
         }
         busy |= self.core.work(&mut self.backend);
+        let written = std::mem::take(&mut self.core.written) && limit > self.core.now.mono;
+        if written {
+            // On its way before anything else is done; its completion, there at once as a rule, then ends no sleep.
+            if self.turn_backend(Wait::Poll) == Turn::Stopped {
+                return Turn::Stopped;
+            }
+            busy |= self.core.stirred;
+        }
         self.tell();
         if self.core.is_over() {
             let shard = self.core.shard;
@@ -295,6 +309,9 @@ impl<B: Backend, C: Clock> Shard<B, C> {
         busy |= self.commands.has_items() || self.core.lanes.has_records() || self.core.fetch.has_returns();
         busy |= self.core.lanes.can_tell();
         busy |= limit <= self.core.now.mono || hurry();
+        if busy && written {
+            return Turn::Running;
+        }
         let until = if busy { Time::ZERO } else { self.core.next_deadline().min(limit) };
         self.sleeper.prepare(until);
         let wait = match until {
@@ -304,18 +321,24 @@ impl<B: Backend, C: Clock> Shard<B, C> {
             until if until <= self.core.now.mono => Wait::Poll,
             until => Wait::Until(until),
         };
-        self.core.fresh = false;
-        if let Err(error) = self.backend.turn(wait, &mut self.core) {
-            let (shard, why) = (self.core.shard, format!("I/O failed: {error}"));
-            self.core.end_reason = Reason::EngineFailed;
-            self.core.give_up();
-            self.tell();
-            let _ = self.core.events.send(ShardEvent::Failed { shard, why });
+        if self.turn_backend(wait) == Turn::Stopped {
             return Turn::Stopped;
         }
         self.tell();
         self.sleeper.waited();
         Turn::Running
+    }
+
+    /// What a backend cannot do ends the shard.
+    fn turn_backend(&mut self, wait: Wait) -> Turn {
+        (self.core.fresh, self.core.stirred) = (false, false);
+        let Err(error) = self.backend.turn(wait, &mut self.core) else { return Turn::Running };
+        let (shard, why) = (self.core.shard, format!("I/O failed: {error}"));
+        self.core.end_reason = Reason::EngineFailed;
+        self.core.give_up();
+        self.tell();
+        let _ = self.core.events.send(ShardEvent::Failed { shard, why });
+        Turn::Stopped
     }
 
     /// Outcomes are counted before they are told: whoever knows of one finds it in [`Shard::stats`].
@@ -581,12 +604,14 @@ impl<C: Clock> Core<C> {
                 link.connection.close("the consumer is gone");
             }
             let had = link.sock;
+            let wrote = link.connection.is_writing();
             let options = SocketOptions { lands: matches!(link.role, Role::Fetch(_)), ..self.socket_options };
             let need = link.drive(now, wanted, backend, &options, &mut self.rng);
             if let Some(sock) = link.sock.filter(|sock| had != Some(*sock)) {
                 self.connects += 1;
                 self.by_sock.insert(sock, at);
             }
+            self.written |= !wrote && link.connection.is_writing();
             let broker = link.broker;
             match need {
                 Need::Nothing | Need::Failed => {}

@@ -30,7 +30,10 @@ use ottla::testkit::net::Party;
 use ottla::testkit::sim::World;
 use ottla::wire::{ApiKey, ErrorCode};
 
+mod prompt;
 pub mod scene;
+
+use prompt::Prompt;
 
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const MINUTE: Duration = Duration::from_secs(60);
@@ -206,7 +209,7 @@ impl Bed {
         });
         let mut local = None;
         for (seat, party) in assembly.shards.into_iter().zip(parties) {
-            let mut running = Some(seat.start(world.backend(party), world.clock()));
+            let mut running = Some(seat.start(Prompt::new(world.backend(party)), world.clock()));
             let tasks = Tasks::default();
             if kind == Kind::Local {
                 local = Some((party, Rc::clone(&tasks)));

@@ -340,10 +340,12 @@ impl Connection {
         }
     }
 
-    /// All bytes of the last write were taken by the kernel.
-    pub fn on_sent(&mut self, now: Time, sink: &mut impl Sink) {
+    /// All bytes of the last write were taken by the kernel. True when there is something to do now: calls that nobody
+    /// answers have ended by it, or more can be written.
+    pub fn on_sent(&mut self, now: Time, sink: &mut impl Sink) -> bool {
         self.writing = false;
         self.used_at = now;
+        let goes_on = !self.unreplied.is_empty() || !self.queue.is_empty();
         for call in self.unreplied.drain(..) {
             if let Whose::Owner { tag, .. } = call.whose {
                 sink.written(tag, call.api);
@@ -355,6 +357,12 @@ impl Connection {
             }
             call.write_at = u64::MAX;
         }
+        goes_on
+    }
+
+    /// A write is in flight.
+    pub fn is_writing(&self) -> bool {
+        self.writing
     }
 
     /// Time has passed.

@@ -597,7 +597,7 @@ impl Backend for UringBackend {
             || !self.wake_armed
             || !self.backlog.is_empty();
         let timeout = match wait {
-            Wait::Until(time) => Some(self.now().mono.until(time)),
+            Wait::Until(time) => Some(SystemClock.mono().until(time)),
             Wait::Poll => Some(Duration::ZERO),
             Wait::Forever => None,
         };
