@@ -223,14 +223,30 @@ pub trait Stage {
 #[cfg(feature = "testkit")]
 mod staged {
     use super::Stage;
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::rc::Rc;
     thread_local! {
+        static WAITS: Cell<u32> = const { Cell::new(0) };
         static STAGE: RefCell<Option<Rc<dyn Stage>>> = const { RefCell::new(None) };
     }
     /// From here on this thread belongs to a simulation.
     pub fn enter_stage(stage: Rc<dyn Stage>) {
         STAGE.with_borrow_mut(|place| *place = Some(stage));
+    }
+    /// One wait of this thread, perhaps in a callback inside another one.
+    pub(super) struct Wait(u32);
+    impl Wait {
+        pub(super) fn begin() -> Self {
+            Self(WAITS.replace(WAITS.get() + 1))
+        }
+        pub(super) fn is_inner(&self) -> bool {
+            self.0 > 0
+        }
+    }
+    impl Drop for Wait {
+        fn drop(&mut self) {
+            WAITS.set(self.0);
+        }
     }
     pub(super) fn current() -> Option<Rc<dyn Stage>> {
         STAGE.try_with(|place| place.borrow().clone()).ok().flatten()
@@ -244,7 +260,14 @@ pub use staged::enter_stage;
 pub fn park_until<T>(deadline: Time, clock: &impl Clock, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
     #[cfg(feature = "testkit")]
     if let Some(stage) = staged::current() {
-        return sleep_until(deadline, clock, poll, &stage.waker(), |_| stage.sleep(deadline));
+        let waker = stage.waker();
+        let wait = staged::Wait::begin();
+        let answer = sleep_until(deadline, clock, poll, &waker, |_| stage.sleep(deadline));
+        if wait.is_inner() {
+            // Threads have a parker per wait. This one may have eaten the notice of the wait around it.
+            waker.wake();
+        }
+        return answer;
     }
     let (parker, waker) = cached::take();
     let answer = sleep_until(deadline, clock, poll, &waker, |now| match deadline {
