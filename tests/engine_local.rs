@@ -402,3 +402,47 @@ fn d1_22_flush_and_close_of_a_local_engine_return_in_time_when_no_broker_answers
         });
     }
 }
+
+/// A way to the broker that opens when it is told to: until then connections are taken and nothing is said.
+fn gate(broker: &Broker) -> (String, std::sync::mpsc::Sender<()>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, behind) = (listener.local_addr().unwrap().to_string(), broker.bootstrap().to_owned());
+    let (open, opened) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        if opened.recv().is_err() {
+            return;
+        }
+        for near in listener.incoming().map_while(Result::ok) {
+            let far = std::net::TcpStream::connect(&behind).unwrap();
+            for (mut from, mut to) in
+                [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far.try_clone().unwrap(), near)]
+            {
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            }
+        }
+    });
+    (address, open)
+}
+
+#[test]
+fn r08_records_without_a_partition_take_little_memory_and_go_on_when_it_is_known() {
+    let broker = Broker::builder().topic("t", 1).start().unwrap();
+    let (address, open) = gate(&broker);
+    let engine = local_with(&broker, BackendSetting::Epoll, |settings| settings.bootstrap_servers = vec![address]);
+    // Nothing leaves because it lingered or was full: only that the records were placed lets others go on.
+    let builder = engine.producer().linger(LONG).batch_size(16 << 20).max_block(LONG / 3);
+    let mut producer = builder.build().unwrap();
+    let value = "v".repeat(1_000);
+    let mut taken: i64 = 0;
+    while producer.try_send(Record::to("t").value(&value)).is_ok() {
+        taken += 1;
+    }
+    assert!((2_000..2_200).contains(&taken), "2 MiB of 32: {taken} records");
+    open.send(()).unwrap();
+    for _ in 0..taken {
+        producer.send(Record::to("t").value(&value)).unwrap();
+    }
+    assert_eq!(producer.flush(LONG), Ok(NO_LOSSES));
+    assert_eq!(end_of(&broker, 0), 2 * taken);
+    engine.close(LONG).unwrap();
+}

@@ -109,7 +109,8 @@ pub struct EngineSettings {
 
     /// `buffer.memory`: bytes of records waiting or in flight, all producers of the engine. Default 32 MiB. Beside it each
     /// lane (a handle's way to a shard) keeps chunks of 4 KiB at first and 512 KiB at most; spare ones go when somebody waits
-    /// for memory.
+    /// for memory. Records without a partition, because their topic's metadata is not there yet, hold a sixteenth of it at most
+    /// (256 KiB if that is more): a sender that is faster than the first answer waits for it.
     pub buffer_memory: usize,
     /// `fetch.memory`: bytes of fetched data held for consumers, all of the engine. Default 64 MiB. What comes counts as it came,
     /// from the moment it is asked for; an eighth is set aside for batches that applications have decompressed and not dropped,

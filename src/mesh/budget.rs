@@ -14,7 +14,9 @@
 //!
 //! A partition may hold as much as is free, that is at most half of what would be free without it (design §3.8): one that
 //! is dead leaves the other half to the rest, n dead ones leave 1 / (n + 1). Waiters of a partition above that wait behind
-//! each other only, and keep nobody else from the bytes that are free.
+//! each other only, and keep nobody else from the bytes that are free. Records without a partition, since
+//! their topic's metadata is not there yet, hold much less, [`unplaced_bytes_max`]: they are kept as they came, and no broker
+//! is kept busier by more of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -30,6 +32,14 @@ use crate::base::time::{Clock, Time};
 
 /// The most that a handle holds unspent, in bytes.
 pub const GRANT_BYTES: u64 = 4 << 10;
+
+/// What records of a topic without metadata may hold of any budget, in bytes.
+const UNPLACED_BYTES_MIN: u64 = 256 << 10;
+
+/// Most bytes that a topic's records without a partition may hold of a budget of `capacity` bytes.
+pub fn unplaced_bytes_max(capacity: u64) -> u64 {
+    (capacity / 16).max(UNPLACED_BYTES_MIN)
+}
 
 /// Why no budget was given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,6 +112,16 @@ impl Share {
     /// So many fewer bytes are held. Give them back to the budget afterwards, which serves those who wait for this.
     pub fn release(&self, bytes: u64) {
         self.held.fetch_sub(bytes, Ordering::SeqCst);
+    }
+
+    /// [`Share::release`], or with a negative `bytes` [`Share::hold`].
+    pub fn adjust(&self, bytes: i64) {
+        self.held.fetch_sub(bytes as u64, Ordering::SeqCst);
+    }
+
+    /// Whose it is.
+    pub fn tp(&self) -> Tp {
+        self.tp
     }
 
     /// Nothing is held, and nobody owes a declaration that a release came before: it may be forgotten.
@@ -355,7 +375,8 @@ impl Inner {
     /// One that holds nothing is always let in: so everybody gets on.
     fn admits(&self, share: &Share) -> bool {
         let held = share.held_bytes();
-        held <= 0 || held <= self.free_now()
+        let unplaced = share.tp.partition < 0;
+        held <= 0 || (held <= self.free_now() && (!unplaced || held as u64 <= unplaced_bytes_max(self.capacity)))
     }
 
     /// Gives to the oldest waiters what is free, and stops at the first for whom it does not suffice. Those of a partition

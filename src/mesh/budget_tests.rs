@@ -134,6 +134,26 @@ fn r08_a_partition_holds_at_most_half_of_what_is_free_and_the_others_get_on() {
 }
 
 #[test]
+fn r08_records_without_a_partition_hold_a_sixteenth_however_much_is_free() {
+    let budget = Budget::new(32 << 20);
+    let (unplaced, placed) = (budget.share(tp(-1)), budget.share(tp(0)));
+    let mut held = 0;
+    while is_ready(&mut budget.take_for(1_000, unplaced.clone(), Time::NEVER)) {
+        held += 1_000;
+    }
+    assert_eq!(held, 2_098_000, "2 MiB, and the one that made it more");
+    let mut wait = budget.take_for(1_000, unplaced.clone(), Time::NEVER);
+    assert!(!is_ready(&mut wait));
+    // They are placed: nothing became free, but who waits may go on.
+    unplaced.release(held);
+    placed.hold(held);
+    budget.give_back(0);
+    assert!(is_ready(&mut wait));
+    // A small budget is not cut to pieces.
+    assert_eq!(unplaced_bytes_max(1 << 20), 256 << 10);
+}
+
+#[test]
 fn r08_a_cancelled_wait_leaves_the_share_as_it_was() {
     let budget = Budget::new(100);
     let share = budget.share(tp(0));

@@ -50,6 +50,14 @@ pub(super) enum Stop {
     },
 }
 
+/// What was taken from the budget for a record that waited for it.
+#[derive(Default)]
+pub(super) struct Paid {
+    bytes: u64,
+    /// Where the bytes are counted.
+    share: Option<Share>,
+}
+
 /// A shorter way than the lane, for the thread that runs the shard itself.
 pub(super) trait Near {
     /// Whether there is one now.
@@ -199,10 +207,14 @@ impl Core {
         }
     }
 
-    /// Places a record, or says what is missing. `paid` is what was taken from the budget for it while waiting. On success
-    /// `waiter` was taken.
+    /// Places a record, or says what is missing. `paid`: by a record that waited. On success `waiter` was taken.
     #[inline]
-    pub fn place(&mut self, record: &Record<'_>, waiter: &mut Option<Waiter>, paid: &mut u64) -> Result<(), Stop> {
+    pub fn place(
+        &mut self,
+        record: &Record<'_>,
+        waiter: &mut Option<Waiter>,
+        paid: Option<&mut Paid>,
+    ) -> Result<(), Stop> {
         self.place_near(record, waiter, paid, &Far)
     }
 
@@ -212,7 +224,7 @@ impl Core {
         &mut self,
         record: &Record<'_>,
         waiter: &mut Option<Waiter>,
-        paid: &mut u64,
+        paid: Option<&mut Paid>,
         near: &impl Near,
     ) -> Result<(), Stop> {
         let topic = match record.topic {
@@ -261,10 +273,14 @@ impl Core {
         // `choose` made the state.
         let Some(Some(topic_state)) = self.topics.get_mut(slot) else { return Err(Stop::Reject(RejectReason::Closed)) };
         let state = topic_state.state(tp.partition);
-        if *paid > 0 {
-            debug_assert_eq!(*paid, bytes as u64);
-            // The share was told while waiting.
-            *paid = 0;
+        if let Some(paid) = paid.filter(|paid| paid.bytes > 0) {
+            debug_assert_eq!(paid.bytes, bytes as u64);
+            // The share was told while waiting; it is another one if the topic became known meanwhile.
+            let bytes = std::mem::take(&mut paid.bytes);
+            if let Some(told) = paid.share.take().filter(|told| told.tp() != tp) {
+                told.release(bytes);
+                state.share(self.credit.budget(), tp).hold(bytes);
+            }
         } else {
             let budget = self.credit.budget();
             let held_up = state.undeclared as usize + bytes > state.step as usize && !state.admits(budget, tp);
@@ -604,16 +620,14 @@ impl Access for &mut Core {
 /// One record's way in, with its waits. Dropping it before it is ready sends nothing and gives back what was taken.
 pub(super) struct Sending {
     shared: Arc<Shared>,
-    /// Taken from the budget, and counted in `share`.
-    paid: u64,
-    share: Option<Share>,
+    paid: Paid,
     take: Option<(crate::mesh::budget::Take, u64)>,
     deadline: Time,
 }
 
 impl Sending {
     pub fn new(shared: &Arc<Shared>, deadline: Time) -> Self {
-        Self { shared: Arc::clone(shared), paid: 0, share: None, take: None, deadline }
+        Self { shared: Arc::clone(shared), paid: Paid::default(), take: None, deadline }
     }
 
     /// Pollable core of `send`.
@@ -631,7 +645,7 @@ impl Sending {
                         core.with(|core| core.press());
                         return Poll::Pending;
                     }
-                    Poll::Ready(Ok(())) => self.paid = *bytes,
+                    Poll::Ready(Ok(())) => self.paid.bytes = *bytes,
                     Poll::Ready(Err(error)) => {
                         let bytes = usize::try_from(*bytes).unwrap_or(usize::MAX);
                         self.take = None;
@@ -647,11 +661,11 @@ impl Sending {
                 }
                 self.take = None;
             }
-            match core.with(|core| core.place(record, waiter, &mut self.paid)) {
+            match core.with(|core| core.place(record, waiter, Some(&mut self.paid))) {
                 Ok(()) => return Poll::Ready(Ok(())),
                 Err(Stop::Reject(reason)) => return Poll::Ready(Err(reason)),
                 Err(Stop::Memory { bytes, share }) => {
-                    self.share = Some(share.clone());
+                    self.paid.share = Some(share.clone());
                     self.take = Some((self.shared.budget().take_for(bytes, share, self.deadline), bytes));
                 }
                 Err(Stop::Room { shard, bytes }) => {
@@ -666,9 +680,10 @@ impl Sending {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        if self.paid > 0 {
-            self.share.iter().for_each(|share| share.release(self.paid));
-            self.shared.budget().give_back(self.paid);
+        let Paid { bytes, share } = &self.paid;
+        if *bytes > 0 {
+            share.iter().for_each(|share| share.release(*bytes));
+            self.shared.budget().give_back(*bytes);
         }
     }
 }

@@ -202,7 +202,7 @@ impl Life {
         if let Some(reason) = self.refusal() {
             return Err(reason);
         }
-        core.with(|core| match core.place(record, waiter, &mut 0) {
+        core.with(|core| match core.place(record, waiter, None) {
             Ok(()) => Ok(()),
             Err(Stop::Reject(reason)) => Err(reason),
             Err(Stop::Memory { .. } | Stop::Room { .. }) => {
@@ -224,7 +224,7 @@ impl Life {
         if let Some(reason) = self.refusal() {
             return Err(reason);
         }
-        match core.with(|core| core.place(record, waiter, &mut 0)) {
+        match core.with(|core| core.place(record, waiter, None)) {
             Ok(()) => Ok(()),
             Err(Stop::Reject(reason)) => Err(reason),
             Err(_) => self.place_waiting(waiting, core, record, waiter),

@@ -158,7 +158,7 @@ impl LocalProducer {
         let Lane { life, core, .. } = &mut self.lane;
         let tick = last_tick();
         let near = Here { driver: &self.driver, now: tick == self.tick, drain: Cell::new(false) };
-        if life.closed.load(Ordering::Acquire) || core.place_near(record, waiter, &mut 0, &near).is_err() {
+        if life.closed.load(Ordering::Acquire) || core.place_near(record, waiter, None, &near).is_err() {
             return false;
         }
         let drain = near.drain.get();

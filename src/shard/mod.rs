@@ -712,12 +712,9 @@ impl<C: Clock> Core<C> {
             self.shares.retain(|_, share| !share.is_even());
             self.shares_max = SHARES_KEPT_MIN.max(2 * self.shares.len());
         }
+        let placed = self.settled.shares.iter().any(|(tp, _)| tp.partition < 0);
         for (tp, bytes) in self.settled.shares.drain(..) {
-            let share = self.shares.entry(tp).or_insert_with(|| self.budget.share(tp));
-            match bytes {
-                0.. => share.release(bytes as u64),
-                _ => share.hold(bytes.unsigned_abs()),
-            }
+            self.shares.entry(tp).or_insert_with(|| self.budget.share(tp)).adjust(bytes);
         }
         let released = std::mem::take(&mut self.settled.released) as i64;
         self.paid -= released;
@@ -729,6 +726,10 @@ impl<C: Clock> Core<C> {
         if released > 0 || change.abs() >= CORRECTION_STEP_BYTES {
             self.correction = correction;
             self.budget.adjust(released - change);
+        }
+        if placed {
+            // Who waited for that may go on, though no memory became free.
+            self.budget.give_back(0);
         }
         self.lanes.settle(&mut self.settled);
     }
