@@ -288,7 +288,20 @@ static uint64_t sum_of(const rd_kafka_message_t *m) {
   return sum;
 }
 
-static uint64_t consume(const job_t *job, rd_kafka_t *rk) {
+/* Whether a partition is not read to its end as the last answer told it; nobody is asked. */
+static int is_behind(const job_t *job, rd_kafka_t *rk, const int64_t *next) {
+  for (int partition = 0; partition < job->partitions; partition++) {
+    int64_t first = -1, end = -1;
+    if (rd_kafka_get_watermark_offsets(rk, job->topic, partition, &first, &end) || end < 0 || next[partition] < end) return 1;
+  }
+  return 0;
+}
+
+/* So many records; to catch up at least so many, and until the end. `job->messages` tells how many it were. */
+static uint64_t consume(job_t *job, rd_kafka_t *rk) {
+  int catches_up = !strcmp(job->mode, "catch-up");
+  int64_t *next = calloc((size_t)job->partitions, sizeof *next);
+  if (!next) fail("consume", "no memory");
   rd_kafka_topic_partition_list_t *all = rd_kafka_topic_partition_list_new(job->partitions);
   for (int partition = 0; partition < job->partitions; partition++)
     rd_kafka_topic_partition_list_add(all, job->topic, partition)->offset = RD_KAFKA_OFFSET_BEGINNING;
@@ -297,16 +310,19 @@ static uint64_t consume(const job_t *job, rd_kafka_t *rk) {
   rd_kafka_queue_t *queue = rd_kafka_queue_get_consumer(rk);
   static rd_kafka_message_t *got[READ_AT_ONCE];
   uint64_t count = 0, sum = 0;
-  while (count < job->messages) {
+  while (count < job->messages || (catches_up && is_behind(job, rk, next))) {
     ssize_t n = rd_kafka_consume_batch_queue(queue, 1000, got, READ_AT_ONCE);
     for (ssize_t at = 0; at < n; at++) {
       if (got[at]->err) fail("consume", rd_kafka_message_errstr(got[at]));
       sum += sum_of(got[at]);
+      next[got[at]->partition] = got[at]->offset + 1;
       count++;
       rd_kafka_message_destroy(got[at]);
     }
   }
   rd_kafka_queue_destroy(queue);
+  free(next);
+  if (catches_up) job->messages = count;
   if (count != job->messages) fail("consume", "more records than were sent");
   return sum;
 }
@@ -362,7 +378,7 @@ int main(int argc, char **argv) {
   int produces = !strcmp(job.phase, "produce");
   if (produces) make_pool(&job);
   int every = strcmp(job.mode, "full");
-  if (every && strcmp(job.mode, "waited") && strncmp(job.mode, "paced:", 6)) fail("this peer has no mode", job.mode);
+  if (every && strcmp(job.mode, "waited") && strncmp(job.mode, "paced:", 6) && (produces || strcmp(job.mode, "catch-up"))) fail("this peer has no mode", job.mode);
   rd_kafka_conf_t *conf = rd_kafka_conf_new();
   set(conf, "bootstrap.servers", job.bootstrap);
   if (produces) {

@@ -106,7 +106,7 @@ pub fn sync(job: &Job, workers: u64) -> Result<Told, Failure> {
 /// Each task sends, and nobody waits.
 pub fn tasks(job: &Job, tasks: u64) -> Result<Told, Failure> {
     let (start, outcomes) = (Instant::now(), Arc::new(Outcomes::new()?));
-    let context = Context { outcomes: Arc::clone(&outcomes), start };
+    let context = Context { outcomes: Arc::clone(&outcomes), start, waits: None };
     let producer: ThreadedProducer<Context> = producer_config(job).create_with_context(context)?;
     let (topics, until) = (job.topics(), job.seconds.map(|seconds| start + seconds));
     let sent = AtomicU64::new(0);

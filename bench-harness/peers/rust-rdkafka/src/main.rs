@@ -1,5 +1,6 @@
 //! One phase of a bench through rust-rdkafka (librdkafka 2.12.1 built by its crate): `ThreadedProducer` with a linger,
-//! `BaseConsumer::poll` with a long local queue, as its documentation recommends.
+//! `BaseConsumer::poll` with a long local queue, as its documentation recommends. Whoever waits for one record is woken by the
+//! delivery callback, as its `FutureProducer` does it; `BaseProducer::poll` would wait out its time in every case.
 
 #[path = "../../common.rs"]
 mod common;
@@ -9,6 +10,7 @@ mod workload;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use common::{Acks, Job, Meter, Mode, Told, sum_of};
@@ -78,6 +80,8 @@ impl Outcomes {
 struct Context {
     outcomes: Arc<Outcomes>,
     start: Instant,
+    /// Who waits for each record.
+    waits: Option<Thread>,
 }
 
 impl ClientContext for Context {}
@@ -96,6 +100,9 @@ impl ProducerContext for Context {
             self.outcomes.acks.lock().unwrap_or_else(PoisonError::into_inner).add(took);
         }
         self.outcomes.acked.fetch_add(1, Ordering::Release);
+        if let Some(thread) = &self.waits {
+            thread.unpark();
+        }
     }
 }
 
@@ -103,8 +110,6 @@ fn main() -> Result<(), Failure> {
     let job = Job::read()?;
     let meter = Meter::start();
     let told = match (job.produces, job.mode) {
-        // It has no way to ask where a partition ends that asks no broker.
-        (_, Mode::CatchUp) => return Err("this peer has no mode catch-up".into()),
         (false, _) => consume(&job)?,
         (true, Mode::Mixed) => std::thread::scope(|scope| {
             let reader = scope.spawn(|| consume(&job));
@@ -159,7 +164,8 @@ fn consumer_config(job: &Job) -> ClientConfig {
         .set("enable.auto.commit", "false")
         .set("queued.min.messages", "1000000")
         .set("fetch.queue.backoff.ms", "1")
-        .set("check.crcs", "true");
+        .set("check.crcs", "true")
+        .set("enable.partition.eof", job.catches_up().to_string());
     config
 }
 
@@ -178,9 +184,30 @@ where
     Ok(())
 }
 
+/// Record `index`, with what its delivery is told.
+fn record<'a>(
+    job: &'a Job,
+    index: u64,
+    made: &'a mut Content,
+    sent_us: usize,
+) -> Result<BaseRecord<'a, [u8], [u8], usize>, Failure> {
+    let content = job.content(index, made);
+    let record = BaseRecord::with_opaque_to(&job.topic, sent_us).payload(content.value.as_slice());
+    let record = record.timestamp(job.timestamp(index));
+    if content.key.is_empty() {
+        return Ok(record);
+    }
+    let mut headers = OwnedHeaders::new_with_capacity(3);
+    for (name, value) in content.headers() {
+        headers = headers.insert(Header { key: std::str::from_utf8(name)?, value: Some(value) });
+    }
+    Ok(record.key(content.key.as_slice()).headers(headers))
+}
+
 fn produce(job: &Job) -> Result<Told, Failure> {
     let (start, outcomes) = (Instant::now(), Arc::new(Outcomes::new()?));
-    let context = Context { outcomes: Arc::clone(&outcomes), start };
+    let waits = job.waited.then(std::thread::current);
+    let context = Context { outcomes: Arc::clone(&outcomes), start, waits };
     let producer: ThreadedProducer<Context> = producer_config(job).create_with_context(context)?;
     let acked = || outcomes.acked.load(Ordering::Acquire);
     let mut made = Content::default();
@@ -191,21 +218,11 @@ fn produce(job: &Job) -> Result<Told, Failure> {
         {
             std::thread::sleep(left);
         }
-        let content = job.content(index, &mut made);
         let sent = due.unwrap_or_else(Instant::now).saturating_duration_since(start).as_micros() as usize;
         let sent_us = if job.times(index) { sent.max(1) } else { 0 };
-        let mut record = BaseRecord::with_opaque_to(&job.topic, sent_us).payload(content.value.as_slice());
-        record = record.timestamp(job.timestamp(index));
-        if !content.key.is_empty() {
-            let mut headers = OwnedHeaders::new_with_capacity(3);
-            for (name, value) in content.headers() {
-                headers = headers.insert(Header { key: std::str::from_utf8(name)?, value: Some(value) });
-            }
-            record = record.key(content.key.as_slice()).headers(headers);
-        }
-        send(&producer, record)?;
+        send(&producer, record(job, index, &mut made, sent_us)?)?;
         while job.waited && acked() <= index {
-            std::thread::sleep(Duration::from_micros(20));
+            std::thread::park();
         }
     }
     producer.flush(Duration::from_secs(600))?;
@@ -224,14 +241,24 @@ fn consume(job: &Job) -> Result<Told, Failure> {
     }
     consumer.assign(&all)?;
     let (mut count, mut sum) = (0, 0u64);
-    while count < job.messages {
-        let Some(message) = consumer.poll(Duration::from_secs(1)) else { continue };
-        let message = message?;
+    // To catch up is to have stood at the end of every partition; all of them hold records at the start.
+    let mut behind = vec![job.catches_up(); job.partitions as usize];
+    while count < job.messages || behind.contains(&true) {
+        let message = match consumer.poll(Duration::from_secs(1)) {
+            None => continue,
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                if let Some(behind) = behind.get_mut(partition as usize) {
+                    *behind = false;
+                }
+                continue;
+            }
+            Some(message) => message?,
+        };
         let headers = message.headers().into_iter().flat_map(Headers::iter);
         let headers = headers.map(|header| (header.key.as_bytes(), header.value.unwrap_or_default()));
         let (key, value) = (message.key().unwrap_or_default(), message.payload().unwrap_or_default());
         sum = sum.wrapping_add(sum_of(key, value, headers));
         count += 1;
     }
-    Ok(Told { sum: Some(sum), ..Told::default() })
+    Ok(Told { messages: job.catches_up().then_some(count), sum: Some(sum), ..Told::default() })
 }
