@@ -16,13 +16,13 @@ const FILE: &str = "bench-harness/explained.txt";
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Explained(Vec<Line>);
 
-/// `scenario | phase | peer | variant | ratio | date | reason`.
+/// `scenario | phase | peer | variant | ratio | date | reason`; the ratio is one, or `LEAST..MOST` of several runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
     /// Scenario, phase, peer, variant.
     key: [String; 4],
-    /// To franz-go, as it was found.
-    ratio: f64,
+    /// To franz-go, as it was found: the least and the most.
+    ratio: [f64; 2],
     date: String,
     reason: String,
 }
@@ -30,7 +30,15 @@ pub struct Line {
 impl Line {
     /// The reason and since when.
     pub fn text(&self) -> String {
-        format!("{} ({:.2}, {})", self.reason, self.ratio, self.date)
+        let [least, most] = self.ratio;
+        let ratio = if least < most { format!("{least:.2} to {most:.2}") } else { format!("{least:.2}") };
+        format!("{} ({ratio}, {})", self.reason, self.date)
+    }
+
+    /// Whether it is about such a ratio.
+    fn holds(&self, found: f64) -> bool {
+        let [least, most] = self.ratio;
+        (least..=most).contains(&found) || !is_off(found, least) || !is_off(found, most)
     }
 
     fn is_of(&self, row: &Row<'_>) -> bool {
@@ -55,7 +63,10 @@ impl Explained {
             let mut parts = line.splitn(7, '|').map(|part| part.trim().to_owned());
             let mut next = || parts.next().ok_or_else(strange);
             let key = [next()?, next()?, next()?, next()?];
-            let ratio = next()?.parse().map_err(|_| strange())?;
+            let ratio = next()?;
+            let (least, most) = ratio.split_once("..").unwrap_or((&ratio, &ratio));
+            let number = |text: &str| text.parse::<f64>().map_err(|_| strange());
+            let ratio = [number(least)?, number(most)?];
             let (date, reason) = (next()?, next()?);
             if date.is_empty() || reason.is_empty() {
                 return Err(strange());
@@ -67,7 +78,7 @@ impl Explained {
 
     /// The reason for a row's ratio, if that is still the one that was explained.
     pub fn of(&self, row: &Row<'_>, found: f64) -> Option<&Line> {
-        self.0.iter().find(|line| line.is_of(row) && !is_off(found, line.ratio))
+        self.0.iter().find(|line| line.is_of(row) && line.holds(found))
     }
 
     /// Reasons for rows that have become what was expected.
@@ -98,7 +109,8 @@ mod tests {
                     && peer::named(std::slice::from_ref(peer)).is_ok()
             );
             let expected = expected::ratio(scenario, phase, peer, variant).unwrap();
-            assert!(is_off(line.ratio, expected), "{line:?} needs no reason: {expected}");
+            let off = line.ratio.iter().any(|ratio| is_off(*ratio, expected));
+            assert!(off && line.ratio[0] <= line.ratio[1], "{line:?} needs no reason: {expected}");
         }
         assert!(Explained::read(Path::new("no/such")).is_err());
     }
@@ -145,6 +157,8 @@ mod tests {
         );
         // It moved on: nobody knows why.
         assert!(with(reason, 0.4).check().is_err());
+        assert!(with(&reason.replace("0.6", "0.4..0.7"), 0.5).check().is_ok());
+        assert!(with(&reason.replace("0.6", "0.3..0.4"), 0.6).check().is_err());
         // Somebody else's reason.
         assert!(with(&reason.replace("pooled", ""), 0.62).check().is_err());
     }

@@ -96,7 +96,7 @@ const GO: Kind =
 /// Who sends and reads at once, and who knows Klife's benches.
 const MIXERS: &[&str] = &["ottla-lib", REFERENCE, "java", "rust-rdkafka"];
 /// Who tells when it stands at the end of every partition.
-const CATCHERS: &[&str] = &["ottla", "ottla-lib", REFERENCE, "java"];
+const CATCHERS: &[&str] = &["ottla", "ottla-lib", REFERENCE, "java", "librdkafka", "rust-rdkafka"];
 const ALIKE: &[Step] = &[Step::new(Phase::Produce, "", &[]), Step::new(Phase::Consume, "", &[])];
 
 /// Every peer.
