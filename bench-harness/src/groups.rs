@@ -167,7 +167,6 @@ pub const ALL: &[Group] = &[
         messages: [500_000, 3_000_000],
         runs_max: 3,
         round_seconds: 32,
-        ..GROUP
     },
     Group {
         name: "mixed",
